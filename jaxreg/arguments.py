@@ -1,0 +1,80 @@
+"""Check arguments where they are given; let traced values through."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+REMEDY = (
+    "It was called with a step count, as optax.inject_hyperparams does with every callable "
+    'argument it is not told about: pass static_args=("penalty", "mask", "groups") (those your '
+    "factory has) to optax.inject_hyperparams."
+)
+
+
+def check_number(
+    value: Any, name: str, owner: str, *, high: float = float("inf"), open_high: bool = False
+) -> Any:
+    """Refuse a concrete number that is not finite or not in [0, high]; return it otherwise."""
+    if isinstance(value, jax.core.Tracer):
+        if value.shape != ():
+            raise ValueError(f"The '{name}' parameter of {owner} must be a scalar. Got shape {value.shape}.")
+        return value
+    if not _is_real_scalar(value):
+        raise TypeError(
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high)}. "
+            f"Got {value!r} of type {type(value).__name__}."
+        )
+    number = float(value)
+    if not np.isfinite(number) or not 0 <= number <= high or (open_high and number == high):
+        raise ValueError(
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high)}. Got {number!r}."
+        )
+    return value
+
+
+def check_number_tree(value: Any, name: str, owner: str) -> Any:
+    """Check every leaf of a number or of a pytree of numbers to be non-negative."""
+    entries = jax.tree_util.tree_leaves_with_path(value)
+    if not entries:
+        raise TypeError(f"The '{name}' parameter of {owner} must be {_bound()}. Got {value!r}.")
+    for keys, leaf in entries:
+        check_number(leaf, name + jax.tree_util.keystr(keys), owner)
+    return value
+
+
+def check_rate(value: Any, name: str, owner: str) -> Any:
+    """A step size or strength in a transform: a non-negative number or a schedule."""
+    return value if callable(value) else check_number(value, name, owner)
+
+
+def check_flag(value: Any, name: str, owner: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"The '{name}' parameter of {owner} must be True or False. Got {value!r}.")
+    return value
+
+
+def refuse_step_count(params: Any, owner: str) -> None:
+    """Raise when a mask or a penalty is called like a schedule."""
+    whole_number = isinstance(params, int | np.integer) or (
+        hasattr(params, "dtype") and params.shape == () and np.issubdtype(params.dtype, np.integer)
+    )
+    if whole_number:
+        raise TypeError(f"{owner} takes a pytree of parameters. Got the integer {params}. {REMEDY}")
+
+
+def _is_real_scalar(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_) or callable(value):
+        return False
+    if isinstance(value, int | float):
+        return True
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape != () or dtype is None:
+        return False
+    return jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
+
+
+def _bound(high: float = float("inf"), open_high: bool = False) -> str:
+    if high == float("inf"):
+        return "a non-negative number"
+    return f"a number in [0, {high:g}{')' if open_high else ']'}"

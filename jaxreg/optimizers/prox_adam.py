@@ -1,0 +1,80 @@
+"""Proximal Adam in loss units."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreg.arguments import check_rate
+from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
+from jaxreg.penalties import Penalty
+from jaxreg.transforms.new_parameters import rate_at
+from jaxreg.tree import PyTree, upcast
+
+
+def prox_adam(
+    learning_rate: Any,
+    penalty: Penalty,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam that minimises ``loss + penalty`` with exact zeros: the prox in Adam's own metric.
+
+    .. math::
+        S_i = \frac{\eta}{\sqrt{\hat\nu_i + \epsilon_\text{root}} + \epsilon}, \qquad
+        w \leftarrow \operatorname{argmin}_z R(z) + \sum_i \frac{(z_i - (w_i - S_i \hat m_i))^2}{2 S_i}
+
+    Adam's step differs by element, so must the threshold: with :math:`\eta` for all of them
+    the run stops at a minimiser of another problem.
+
+    Args:
+        learning_rate: eta, a non-negative number or a schedule.
+        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as ``optax.adam``.
+
+    Returns:
+        An ``optax.GradientTransformationExtraArgs``; it replaces ``optax.adam`` and keeps no
+        buffer beyond Adam's own.
+
+    Raises:
+        TypeError, ValueError: for bad arguments.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxreg
+        >>> import optax
+        >>> optimizer = jaxreg.prox_adam(0.05, jaxreg.l1(0.5))
+        >>> params = jnp.zeros(2)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(500):  # loss = sum (w - [1.5, 0.1])^2 / 2
+        ...     grads = params - jnp.array([1.5, 0.1])
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(3))
+        [1. 0.]
+
+    Notes:
+        Where the loss has no gradient (a dead input) nu is 0 and the step size ``eta / eps``:
+        such weights go to zero at once, as they should.
+
+    References:
+        Kingma and Ba, Adam, 2015, algorithm 1, arXiv:1412.6980. Prox: Yun, Lozano and Yang, Adaptive
+        proximal gradient methods for structured neural networks, 2021, algorithm 1, arXiv:2006.14063
+    """
+    check_rate(learning_rate, "learning_rate", "prox_adam")
+
+    def step_size(state: Any) -> PyTree:
+        adam = state[0]
+        # The count before the update is the one at which optax evaluated the schedule.
+        rate = rate_at(learning_rate, adam.count - 1, "prox_adam", "learning_rate")
+        corrected = optax.tree.bias_correction(jax.tree.map(upcast, adam.nu), b2, adam.count)
+        return jax.tree.map(lambda nu: rate / (jnp.sqrt(nu + eps_root) + eps), corrected)
+
+    optimizer = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return proximal_optimizer(optimizer, penalty, step_size)

@@ -1,0 +1,131 @@
+"""Any optax optimizer, followed by a prox in the optimizer's own step sizes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxreg.arguments import check_number
+from jaxreg.penalties import Penalty
+from jaxreg.transforms.new_parameters import (
+    DirectTransformation,
+    check_fit,
+    proximal_parameters,
+    proximal_updates,
+    require_params,
+    require_penalty,
+)
+from jaxreg.tree import PyTree
+
+
+class ProximalOptimizerState(NamedTuple):
+    """The count of updates, for schedules, and the wrapped optimizer's state."""
+
+    count: jax.Array
+    inner: Any
+
+
+def proximal_optimizer(
+    optimizer: optax.GradientTransformation, penalty: Penalty, step_size: Any
+) -> optax.GradientTransformationExtraArgs:
+    r"""Follow an optimizer's update by a penalty's prox, in step sizes that you name.
+
+    .. math::
+        w \leftarrow \mathrm{prox}_{S R}(w + u), \qquad u: \text{the optimizer's update},
+        \quad S: \text{step sizes, one or one per element}
+
+    With S the update that the optimizer makes per unit of constant gradient, the fixed points
+    are the minimisers of ``loss + penalty``: strength is in the unit of the loss.
+
+    Args:
+        optimizer: any optax optimizer, learning rate included.
+        penalty: a :class:`jaxreg.Penalty`.
+        step_size: a non-negative number; or a schedule, evaluated at the count before this
+            update, from 0; or a function of the optimizer's state AFTER its update, that
+            returns a scalar or a pytree of step sizes (one per element). A callable that
+            accepts a step count is taken for a schedule.
+
+    Returns:
+        An ``optax.GradientTransformationExtraArgs`` whose state is a count and the
+        optimizer's state. :func:`jaxreg.step` runs it without a second copy of the parameters.
+
+    Raises:
+        TypeError, ValueError: for bad arguments; at ``update``, if ``params`` is None.
+
+    Examples:
+        RMSProp, in loss units: its step per unit of gradient is ``lr / sqrt(nu + eps)``.
+
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxreg
+        >>> import optax
+        >>> def gain(state):
+        ...     return jax.tree.map(lambda nu: 0.01 / jnp.sqrt(nu + 1e-8), state[0].nu)
+        >>> optimizer = jaxreg.proximal_optimizer(optax.rmsprop(0.01), jaxreg.l1(0.5), gain)
+        >>> params = jnp.array([1.0, 0.02])
+        >>> state = optimizer.init(params)
+        >>> for _ in range(200):
+        ...     grads = params - jnp.array([1.5, 0.1])
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.round(2))
+        [1. 0.]
+
+    Notes:
+        Optimizers whose update does not grow with the gradient (Lion, sign SGD, clipping) have no
+        such step size: for those :func:`jaxreg.proximal` with the learning rate is the
+        decoupled form.
+
+    References:
+        Yun, Lozano and Yang, Adaptive proximal gradient methods for structured neural
+        networks, 2021, algorithm 1, arXiv:2006.14063
+    """
+    require_penalty(penalty, "proximal_optimizer")
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(
+            f"The 'optimizer' parameter of proximal_optimizer must be an optax optimizer. Got {optimizer!r}."
+        )
+    inner = optax.with_extra_args_support(optax.GradientTransformation(optimizer.init, optimizer.update))
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        inner = optimizer
+    steps_at = _step_sizes(step_size)
+
+    def init(params: PyTree) -> ProximalOptimizerState:
+        check_fit(penalty, params)
+        return ProximalOptimizerState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, ProximalOptimizerState]]:
+        def run(
+            updates: PyTree, state: ProximalOptimizerState, params: PyTree = None, **extra_args: Any
+        ) -> tuple[PyTree, ProximalOptimizerState]:
+            require_params(params)
+            updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+            result = finish(penalty, params, updates, steps_at(state.count, inner_state))
+            return result, ProximalOptimizerState(optax.safe_increment(state.count), inner_state)
+
+        return run
+
+    return DirectTransformation.make(init, advance(proximal_updates), advance(proximal_parameters))
+
+
+def _step_sizes(step_size: Any) -> Callable[[Any, Any], PyTree]:
+    """``(count, inner state) -> step sizes`` from a number, a schedule or a function of the state."""
+    if not callable(step_size):
+        check_number(step_size, "step_size", "proximal_optimizer")
+        return lambda count, state: step_size
+    if _is_schedule(step_size):
+        return lambda count, state: step_size(count)
+    return lambda count, state: step_size(state)
+
+
+def _is_schedule(function: Callable[[Any], Any]) -> bool:
+    # A function of an optimizer's state looks fields up, and a count has none of them;
+    # a schedule computes with the count.
+    try:
+        value = function(jnp.zeros([], jnp.int32))
+    except (TypeError, AttributeError, IndexError, KeyError, ValueError):
+        return False
+    return np.shape(value) == ()

@@ -1,0 +1,173 @@
+"""The arithmetic of shrinking: moduli, soft thresholds, norms and roots of groups.
+
+Arrays come here in the precision to compute in. A group may reach over several
+arrays: functions on groups take a list of arrays and the list of their views.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxreg.tree import is_complex, squared_modulus
+from jaxreg.views import View
+
+NEWTON_STEPS = 8  # exact to rounding for step sizes spread over 13 decades inside a group
+
+Arrays = Sequence[Any]
+Views = Sequence[View]
+
+
+def modulus(x: Any) -> Any:
+    """``|x|`` with gradient 0 at 0, where ``jnp.abs`` has +1 (real) or NaN (complex)."""
+    if not is_complex(x):
+        return x * lax.sign(x)
+    zero = x == 0
+    return jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)))
+
+
+def soft_threshold(x: Any, threshold: Any) -> Any:
+    """argmin_z threshold |z| + |z - x|^2 / 2, an exact zero where ``|x| <= threshold``."""
+    if is_complex(x):
+        size = modulus(x)
+        alive = size > threshold
+        return jnp.where(alive, x * (1 - threshold / jnp.where(alive, size, 1.0)), 0.0)
+    # x minus its clipped self: no sign, no product, so one fused pass, and x - x
+    # is an exact +0 inside the threshold.
+    return x - jnp.minimum(jnp.maximum(x, -threshold), threshold)
+
+
+def group_norm(xs: Arrays, views: Views) -> Any:
+    """``||x_g||_2`` for each group: no overflow or underflow, and gradient 0 at a zero group."""
+    largest = _total([view.max(jnp.abs(x)) for x, view in zip(xs, views, strict=True)], jnp.maximum)
+    largest = lax.stop_gradient(largest)
+    usable = (largest > 0) & jnp.isfinite(largest)
+    scale = jnp.where(usable, largest, 1.0)
+    scaled = [x / view.broadcast(scale) for x, view in zip(xs, views, strict=True)]
+    total = _sum_of_squares(scaled, views)
+    zero = total == 0
+    return jnp.where(zero, 0.0, scale * jnp.sqrt(jnp.where(zero, 1.0, total)))
+
+
+def prox_groups(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:
+    """argmin_z threshold ||z||_2 + sum_i |z_i - x_i|^2 / (2 s_i) in each group."""
+    if is_uniform(steps[0]) and all(step is steps[0] for step in steps):
+        return shrink_groups(xs, views, steps[0] * threshold)
+    return shrink_groups_weighted(xs, views, steps, threshold)
+
+
+def shrink_groups(xs: Arrays, views: Views, threshold: Any) -> list[Any]:
+    """argmin_z threshold ||z||_2 + ||z - x||^2 / 2 in each group.
+
+    The norm is taken in units of the threshold, so that one pass over the data
+    is enough: what overflows there is shrunk by less than rounding, what
+    underflows is zero.
+    """
+    active = threshold > 0
+    unit = jnp.where(active, threshold, 1.0)
+    scaled = [x / view.broadcast(unit) for x, view in zip(xs, views, strict=True)]
+    ratio = _sum_of_squares(scaled, views)
+    dead = active & (ratio <= 1)
+    huge = jnp.isinf(ratio)
+    factor = 1 - 1 / jnp.sqrt(jnp.where(dead | huge, 4.0, ratio))
+    factor = jnp.where(dead, 0.0, jnp.where(active & ~huge, factor, 1.0))
+    return [
+        jnp.where(view.broadcast(dead), 0.0, x * view.broadcast(factor))
+        for x, view in zip(xs, views, strict=True)
+    ]
+
+
+def shrink_groups_weighted(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:
+    """argmin_z threshold ||z||_2 + sum_i |z_i - x_i|^2 / (2 s_i) in each group.
+
+    ``z_i = x_i theta / (theta + threshold s_i)`` with theta = ||z|| the root of
+    ``sum_i |x_i|^2 / (theta + threshold s_i)^2 = 1``, or all zero where that sum
+    is at most 1 at theta = 0. Solved as ``1 / sqrt(sum) = 1``: this side is
+    concave in theta, so Newton's method climbs from a lower bound and never
+    overshoots.
+    """
+    shifts = [view.broadcast(threshold) * step for step, view in zip(steps, views, strict=True)]
+    sizes = [jnp.abs(x) for x in xs]
+    at_zero, _ = _secular(jnp.zeros_like(threshold), sizes, shifts, views)
+    dead = at_zero <= 1
+
+    def climb(_: Any, theta: Any) -> Any:
+        value, slope = _secular(theta, fixed_sizes, fixed_shifts, views)
+        return jnp.maximum(theta, theta + _newton(value, slope))
+
+    fixed_sizes, fixed_shifts = lax.stop_gradient((sizes, shifts))
+    lowest = [
+        view.max(size - shift) for size, shift, view in zip(fixed_sizes, fixed_shifts, views, strict=True)
+    ]
+    theta = lax.fori_loop(0, NEWTON_STEPS, climb, _total(lowest, jnp.maximum))
+    # One more step, this time differentiated: with theta and the slope held fixed its
+    # derivative is that of the implicit function, and the loop needs none.
+    theta = lax.stop_gradient(jnp.where(dead, 1.0, theta))
+    value, slope = _secular(theta, sizes, shifts, views)
+    theta = jnp.where(dead, 1.0, theta + _newton(jnp.where(dead, 1.0, value), lax.stop_gradient(slope)))
+
+    def place(x: Any, shift: Any, view: View) -> Any:
+        norm, gone = view.broadcast(theta), view.broadcast(dead)
+        return jnp.where(gone | (x == 0), 0.0, x * (norm / jnp.where(gone | (x == 0), 1.0, norm + shift)))
+
+    return [place(x, shift, view) for x, shift, view in zip(xs, shifts, views, strict=True)]
+
+
+def _secular(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> tuple[Any, Any]:
+    """``sum_i q_i^2`` and ``sum_i q_i^2 / d_i`` with ``d_i = theta + shift_i``, ``q_i = |x_i| / d_i``."""
+    values, slopes = [], []
+    for size, shift, view in zip(sizes, shifts, views, strict=True):
+        room = view.broadcast(theta) + shift
+        safe = jnp.where(size == 0, 1.0, room)
+        share = jnp.where(size == 0, 0.0, size / safe)
+        values.append(view.sum(share * share))
+        slopes.append(view.sum(lax.stop_gradient(share * share / safe)))
+    return _total(values, jnp.add), _total(slopes, jnp.add)
+
+
+def _newton(value: Any, slope: Any) -> Any:
+    moving = slope > 0
+    step = (value * jnp.sqrt(jnp.where(moving, value, 1.0)) - value) / jnp.where(moving, slope, 1.0)
+    return jnp.where(moving, step, 0.0)
+
+
+def _sum_of_squares(xs: Arrays, views: Views) -> Any:
+    return _total([view.sum(squared_modulus(x)) for x, view in zip(xs, views, strict=True)], jnp.add)
+
+
+def _total(parts: Arrays, combine: Any) -> Any:
+    total = parts[0]
+    for part in parts[1:]:
+        total = combine(total, part)
+    return total
+
+
+def l1_distance(x: Any, grad: Any, strength: Any) -> Any:
+    """Distance of ``-grad`` to the subdifferential of ``strength |x|``, element by element."""
+    return jnp.where(
+        x == 0, jnp.maximum(jnp.abs(grad) - strength, 0.0), jnp.abs(grad + strength * _direction(x))
+    )
+
+
+def group_distance(xs: Arrays, grads: Arrays, views: Views, soft: Arrays, threshold: Any) -> list[Any]:
+    """Distance of ``-grads`` to the subdifferential of ``threshold ||x_g|| + soft sum |x_i|``, per group."""
+    norm = group_norm(xs, views)
+    dead = norm == 0
+    pulls = []
+    for x, grad, view in zip(xs, grads, views, strict=True):
+        radial = view.broadcast(threshold / jnp.where(dead, 1.0, norm))
+        pulls.append(grad + jnp.where(x == 0, 0.0, radial * x))
+    residuals = [l1_distance(x, pull, strength) for x, pull, strength in zip(xs, pulls, soft, strict=True)]
+    residual = group_norm(residuals, views)
+    distance = jnp.where(dead, jnp.maximum(residual - threshold, 0.0), residual)
+    return [jnp.broadcast_to(view.broadcast(distance), x.shape) for x, view in zip(xs, views, strict=True)]
+
+
+def _direction(x: Any) -> Any:
+    return x / jnp.where(x == 0, 1.0, modulus(x)) if is_complex(x) else lax.sign(x)
+
+
+def is_uniform(step: Any) -> bool:
+    """Whether one step size serves the whole leaf."""
+    return jnp.ndim(step) == 0
