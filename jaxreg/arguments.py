@@ -57,7 +57,7 @@ def check_flag(value: Any, name: str, owner: str) -> bool:
 def refuse_step_count(params: Any, owner: str) -> None:
     """Raise when a mask or a penalty is called like a schedule."""
     whole_number = isinstance(params, int | np.integer) or (
-        hasattr(params, "dtype") and params.shape == () and np.issubdtype(params.dtype, np.integer)
+        getattr(params, "shape", None) == () and jax.numpy.issubdtype(params.dtype, np.integer)
     )
     if whole_number:
         raise TypeError(f"{owner} takes a pytree of parameters. Got the integer {params}. {REMEDY}")

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-from typing import Any
 
 import optax
 

@@ -34,6 +34,18 @@ from jaxreg.mask_algebra import Mask, Verdict, View, refuse_step_count
 from jaxreg.tables import text_table
 from jaxreg.tree import PyTree, is_absent
 
+__all__ = [
+    "as_mask",
+    "biases",
+    "describe",
+    "embeddings",
+    "min_ndim",
+    "name",
+    "norms",
+    "path",
+    "weights",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -265,9 +277,13 @@ class _Role(Mask):
 
 # Ready-made, because they take no argument; jaxreg.roles says what decides.
 weights: Mask = _Role(roles.WEIGHTS)
+"""Kernels of dense layers, convolutions, attention, recurrent cells: what is multiplied by the input."""
 biases: Mask = _Role(roles.BIASES)
+"""What is added to a layer's output; the bias of a normalisation is in ``norms``."""
 norms: Mask = _Role(roles.NORMS)
+"""Scales and biases of batch, layer, group and RMS normalisation."""
 embeddings: Mask = _Role(roles.EMBEDDINGS)
+"""Tables of token and position embeddings."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

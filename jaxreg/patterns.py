@@ -47,7 +47,8 @@ def matches(pattern: str, paths: Sequence[str], owner: str, hidden: Sequence[str
     found = [index for index, path in enumerate(paths) if fullmatch(path)]
     if not found and not any(_may_match_below(pattern, path) for path in hidden):
         raise ValueError(
-            f"The pattern {pattern!r} of {owner} matches no leaf. The nearest are: {_nearest(pattern, paths)}."
+            f"The pattern {pattern!r} of {owner} matches no leaf. "
+            f"The nearest are: {_nearest(pattern, paths)}."
         )
     return found
 

@@ -126,6 +126,11 @@ def upcast(leaf: Any) -> Any:
     return leaf if wide == leaf.dtype else leaf.astype(wide)
 
 
+def cast(array: Any, dtype: Any) -> Any:
+    """``array.astype(dtype)``, except that an array which has the dtype keeps its weak type."""
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
 def as_real(number: Any, like: Any) -> Any:
     """A strength or step in the precision of ``like``; Python numbers stay weakly typed."""
     if isinstance(number, int | float) and not isinstance(number, np.generic):

@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg.arguments import check_flag, check_number, check_number_tree, refuse_step_count
 from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups
 from jaxreg.masks import as_mask
 from jaxreg.penalties.shrinkage import group_norm
-from jaxreg.tree import FlatTree, PyTree, as_real, flatten, is_inexact, real_dtype, spread, upcast
+from jaxreg.tree import FlatTree, PyTree, as_real, cast, flatten, is_inexact, real_dtype, spread, upcast
 from jaxreg.views import View
 
 Leaves = dict[int, Any]
@@ -64,7 +65,7 @@ class Penalty:
         return jnp.asarray(self.value_of(flat, leaves), dtype)
 
     def prox(self, params: PyTree, step_size: PyTree) -> PyTree:
-        """argmin_z R(z) + sum_i |z_i - x_i|^2 / (2 step_i) at x = params.
+        """``argmin_z R(z) + sum_i |z_i - x_i|^2 / (2 step_i)`` at ``x = params``.
 
         Args:
             params: a parameter pytree.
@@ -82,7 +83,7 @@ class Penalty:
         shrunk = self.prox_of(flat, leaves, spread_steps(step_size, flat, leaves))
         out = list(flat.leaves)
         for index, leaf in shrunk.items():
-            out[index] = leaf.astype(jnp.result_type(flat.leaves[index]))
+            out[index] = cast(leaf, jnp.result_type(flat.leaves[index]))
         return flat.rebuild(out)
 
     def optimality(self, params: PyTree, grads: PyTree) -> PyTree:
@@ -234,23 +235,26 @@ class GroupPenalty(TermPenalty):
             terms.append(Term(indices, views, as_real(strengths[first], flat.leaves[first])))
         return terms
 
-    def weights(self, term: Term, like: Any) -> Any:
-        """``sqrt(|g|)`` or 1, for each group of the term."""
+    def weights(self, term: Term) -> Any:
+        """``sqrt(|g|)`` or 1, for each group of the term; weakly typed."""
         if not self.size_weights:
             return 1.0
-        size = sum(view.sizes() for view in term.views)
-        return as_real(size**0.5, like)
+        sizes = sum(view.sizes() for view in term.views)
+        if np.ndim(sizes) == 0:
+            return float(sizes) ** 0.5
+        weights: Any = 1.0
+        for size in np.unique(sizes).tolist():
+            weights = jnp.where(sizes == size, size**0.5, weights)
+        return weights
 
-    def thresholds(self, strength: Any, term: Term, like: Any) -> Any:
+    def thresholds(self, strength: Any, term: Term) -> Any:
         """Strength times weight as an array with one entry per group."""
-        per_group = tuple(
-            1 if axis in term.views[0].inside else n for axis, n in enumerate(term.views[0].split)
-        )
-        threshold = strength * self.weights(term, like)
-        return jnp.broadcast_to(jnp.asarray(threshold, real_dtype(like)), per_group)
+        view = term.views[0]
+        per_group = tuple(1 if axis in view.inside else n for axis, n in enumerate(view.split))
+        return jnp.broadcast_to(strength * self.weights(term), per_group)
 
     def weighted_norms(self, xs: Sequence[Any], term: Term) -> Any:
-        return jnp.sum(self.weights(term, xs[0]) * group_norm(xs, term.views))
+        return jnp.sum(self.weights(term) * group_norm(xs, term.views))
 
 
 def spread_steps(step_size: PyTree, flat: FlatTree, leaves: Leaves) -> Leaves:

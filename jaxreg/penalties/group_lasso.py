@@ -23,12 +23,12 @@ class GroupLasso(GroupPenalty):
         return term.strength * self.weighted_norms(xs, term)
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
-        return prox_groups(xs, term.views, steps, self.thresholds(term.strength, term, xs[0]))
+        return prox_groups(xs, term.views, steps, self.thresholds(term.strength, term))
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
-        return group_distance(xs, grads, term.views, soft, self.thresholds(term.strength, term, xs[0]))
+        return group_distance(xs, grads, term.views, soft, self.thresholds(term.strength, term))
 
 
 def group_lasso(strength: Any, groups: Groups, *, size_weights: bool = True, mask: Any = None) -> Penalty:

@@ -30,14 +30,14 @@ class SparseGroupLasso(GroupPenalty):
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         absolute, grouped = self._parts(term.strength, xs[0])
         soft = [soft_threshold(x, step * absolute) for x, step in zip(xs, steps, strict=True)]
-        return prox_groups(soft, term.views, steps, self.thresholds(grouped, term, xs[0]))
+        return prox_groups(soft, term.views, steps, self.thresholds(grouped, term))
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
         absolute, grouped = self._parts(term.strength, xs[0])
         soft = [extra + absolute for extra in soft]
-        return group_distance(xs, grads, term.views, soft, self.thresholds(grouped, term, xs[0]))
+        return group_distance(xs, grads, term.views, soft, self.thresholds(grouped, term))
 
     def _parts(self, strength: Any, like: Any) -> tuple[Any, Any]:
         ratio = as_real(self.l1_ratio, like)

@@ -8,7 +8,7 @@ import optax
 
 from jaxreg.penalties import Penalty
 from jaxreg.transforms.new_parameters import check_fit, require_params, require_penalty
-from jaxreg.tree import FlatTree, PyTree, flatten, is_inexact, upcast
+from jaxreg.tree import FlatTree, PyTree, cast, flatten, is_inexact, upcast
 
 
 def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
@@ -64,7 +64,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
         moves = flat.align(updates, "updates")
         for index, slope in _gradient(penalty, flat).items():
             if is_inexact(moves[index]):
-                moves[index] = (moves[index] + slope).astype(moves[index].dtype)
+                moves[index] = cast(moves[index] + slope, moves[index].dtype)
         return flat.rebuild(moves), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,7 @@ import optax
 from jaxreg.arguments import check_rate
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, spread_steps
-from jaxreg.tree import FlatTree, PyTree, flatten, is_absent, is_inexact, upcast
+from jaxreg.tree import FlatTree, PyTree, cast, flatten, is_absent, is_inexact, upcast
 
 NO_PARAMS = (
     "You are using a transformation that requires the current value of parameters, but you are not passing "
@@ -67,7 +67,7 @@ def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_siz
     for index, point in points.items():
         leaf = flat.leaves[index]
         dtype = jnp.promote_types(jnp.result_type(leaf), moves[index].dtype)
-        moves[index] = (point - upcast(leaf)).astype(dtype)
+        moves[index] = cast(point - upcast(leaf), dtype)
     return flat.rebuild(moves)
 
 
@@ -77,7 +77,7 @@ def proximal_parameters(penalty: Penalty, params: PyTree, updates: PyTree, step_
     new = list(flat.leaves)
     for index, (leaf, move) in enumerate(zip(flat.leaves, moves, strict=True)):
         if index in points:
-            new[index] = points[index].astype(jnp.result_type(leaf))
+            new[index] = cast(points[index], jnp.result_type(leaf))
         elif not is_absent(leaf) and not is_absent(move):
             new[index] = optax.apply_updates(leaf, move)
     return flat.rebuild(new)

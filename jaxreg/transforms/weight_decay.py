@@ -9,7 +9,7 @@ from jaxreg.arguments import check_rate
 from jaxreg.masks import as_mask
 from jaxreg.transforms.new_parameters import rate_at, require_params
 from jaxreg.transforms.proximal import ProximalState
-from jaxreg.tree import PyTree, flatten, is_inexact, upcast
+from jaxreg.tree import PyTree, as_real, cast, flatten, is_inexact, upcast
 
 
 def weight_decay(
@@ -89,4 +89,4 @@ def weight_decay(
 def _decayed(leaf: Any, move: Any, share: Any) -> Any:
     dtype = jnp.promote_types(jnp.result_type(leaf), move.dtype)
     wide = upcast(leaf)
-    return (upcast(move) - jnp.asarray(share, wide.real.dtype) * wide).astype(dtype)
+    return cast(upcast(move) - as_real(share, wide) * wide, dtype)

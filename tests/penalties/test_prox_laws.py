@@ -1,0 +1,187 @@
+"""Each prox against oracles that are not its own code: brute force, convexity, the envelope."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from registry import PENALTIES, SHAPE, PenaltyCase, parameters
+from scipy import optimize
+
+pytestmark = pytest.mark.parametrize("case", PENALTIES, ids=str)
+
+STRENGTH = 0.4
+
+
+def draw(seed: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=SHAPE) * scale
+
+
+def steps_per_element(seed: int) -> np.ndarray:
+    """Spread over four decades, some of them 0."""
+    rng = np.random.default_rng(seed)
+    steps = 10.0 ** rng.uniform(-3, 1, size=SHAPE)
+    steps[rng.random(SHAPE) < 0.15] = 0.0
+    return steps
+
+
+def prox(
+    case: PenaltyCase, x: np.ndarray, step: float | np.ndarray, strength: float = STRENGTH
+) -> np.ndarray:
+    sizes = step if np.ndim(step) == 0 else parameters(jnp.asarray(step))
+    if np.ndim(step):
+        sizes["layer"]["bias"] = 1.0
+    return np.asarray(case.make(strength).prox(parameters(jnp.asarray(x)), sizes)["layer"]["kernel"])
+
+
+def objective(case: PenaltyCase, z: np.ndarray, x: np.ndarray, step: float | np.ndarray) -> float:
+    """The function that prox minimises; elements with step 0 must stay and are left out."""
+    step = np.broadcast_to(step, x.shape)
+    free = step > 0
+    return case.formula(z, STRENGTH) + float(np.sum((z - x)[free] ** 2 / (2 * step[free])))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_prox_is_the_minimiser_that_brute_force_finds(
+    case: PenaltyCase, per_element: bool, scale: float
+) -> None:
+    x = draw(0, scale)
+    step = steps_per_element(1) if per_element else 0.7
+    found = prox(case, x, step)
+    free = np.broadcast_to(step, SHAPE) > 0
+    np.testing.assert_array_equal(found[~free], x[~free])
+    best = objective(case, found, x, step)
+
+    def along(values: np.ndarray) -> float:
+        z = x.copy()
+        z[free] = values
+        return objective(case, z, x, step)
+
+    starts = [x[free], found[free], 0.5 * found[free] + 0.01]
+    searched = [
+        optimize.minimize(along, start, method="Powell", options={"maxfev": 8000}) for start in starts
+    ]
+    tolerance = 1e-9 * (1 + abs(best))
+    assert best <= min(result.fun for result in searched) + tolerance
+    rng = np.random.default_rng(2)
+    for size in (1e-1, 1e-3, 1e-5):
+        for _ in range(30):
+            nearby = found + size * rng.normal(size=SHAPE) * free
+            assert best <= objective(case, nearby, x, step) + tolerance
+            one = found.copy()
+            one.flat[rng.choice(np.flatnonzero(free))] += size * rng.normal()
+            assert best <= objective(case, one, x, step) + tolerance
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+def test_prox_is_firmly_non_expansive(case: PenaltyCase, per_element: bool) -> None:
+    step = np.maximum(steps_per_element(3), 1e-3) if per_element else 0.7
+    for seed in range(10):
+        x, y = draw(seed, 3.0), draw(seed + 100, 3.0)
+        difference = prox(case, x, step) - prox(case, y, step)
+        assert np.sum(difference**2 / step) <= np.sum(difference * (x - y) / step) + 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_element: bool) -> None:
+    """Moreau: grad min_z R(z) + |z - x|^2 / 2s = (x - prox) / s; ties value, prox and both derivatives."""
+    step = np.maximum(steps_per_element(4), 1e-3) if per_element else 0.7
+    penalty = case.make(STRENGTH)
+    sizes = {"layer": {"kernel": jnp.broadcast_to(step, SHAPE), "bias": 1.0}} if per_element else step
+
+    def envelope(x: jax.Array) -> jax.Array:
+        tree = {"layer": {"kernel": x, "bias": jnp.ones(SHAPE[1])}}
+        point = penalty.prox(tree, sizes)
+        return penalty(point) + jnp.sum((point["layer"]["kernel"] - x) ** 2 / (2 * step))
+
+    x = draw(5, 2.0)
+    np.testing.assert_allclose(
+        jax.grad(envelope)(jnp.asarray(x)), (x - prox(case, x, step)) / step, atol=1e-9
+    )
+
+
+@given(data=st.data())
+def test_what_prox_removes_is_a_subgradient(case: PenaltyCase, data: st.DataObject) -> None:
+    """(x - prox) / s is a subgradient at prox: R(z) >= R(prox) + <(x - prox)/s, z - prox> for all z."""
+    seed = data.draw(st.integers(0, 10_000))
+    strength = data.draw(st.floats(0.0, 5.0))
+    step = data.draw(st.floats(1e-3, 10.0))
+    scale = data.draw(st.sampled_from([1e-2, 1.0, 1e2]))
+    x = draw(seed, scale).astype(np.float32).astype(np.float64)
+    point = prox(case, x.astype(np.float32), step, strength).astype(np.float64)
+    slope = (x - point) / step
+    for z in (draw(seed + 1, scale), np.zeros(SHAPE), x, 2 * point):
+        gap = case.formula(z, strength) - case.formula(point, strength) - np.sum(slope * (z - point))
+        rounding = np.sum((np.abs(x) / step + strength) * (np.abs(z) + np.abs(point)))
+        assert gap >= -3e-6 * (rounding + case.formula(z, strength)) - 1e-12
+
+
+def test_equal_steps_per_element_are_one_step(case: PenaltyCase) -> None:
+    x = draw(6).astype(np.float32)
+    chex.assert_trees_all_close(prox(case, x, np.full(SHAPE, 0.3, np.float32)), prox(case, x, 0.3), atol=2e-6)
+
+
+def test_step_zero_is_the_identity(case: PenaltyCase) -> None:
+    x = draw(7).astype(np.float32)
+    np.testing.assert_array_equal(prox(case, x, 0.0), x)
+    np.testing.assert_array_equal(prox(case, x, np.zeros(SHAPE, np.float32)), x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("step", [1e5, 1e8, 1e30])
+def test_large_steps_stay_finite_and_reach_zero(case: PenaltyCase, step: float, dtype: np.dtype) -> None:
+    x = draw(8).astype(dtype)
+    for sizes in (step, np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3, step, 1.0).astype(np.float32)):
+        out = np.asarray(prox(case, x, sizes), np.float32)
+        assert np.all(np.isfinite(out))
+    limit = np.asarray(prox(case, x, step), np.float32)
+    assert np.all(limit == 0) if case.sparse else np.all(np.abs(limit) < 1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_element: bool) -> None:
+    """Extreme magnitudes: with strength scaled too (what has degree 1), prox(c x) = c prox(x)."""
+    if not case.sparse or "l2" in case.name or "elastic" in case.name:
+        x = (draw(9) * scale).astype(np.float32)
+        assert np.all(np.isfinite(prox(case, x, 0.5)))
+        return
+    x = draw(9).astype(np.float32)
+    step = np.maximum(steps_per_element(10), 1e-3).astype(np.float32) if per_element else 0.5
+    expected = prox(case, x, step, STRENGTH) * np.float32(scale)
+    scaled = prox(case, (x * np.float32(scale)), step, STRENGTH * scale)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_zeros_and_ties_and_equal_groups(case: PenaltyCase) -> None:
+    for x in (np.zeros(SHAPE), np.ones(SHAPE), -np.ones(SHAPE), np.full(SHAPE, 1e-45)):
+        out = prox(case, x.astype(np.float32), 0.5)
+        assert np.all(np.isfinite(out))
+        assert np.all(np.abs(out) <= np.abs(x))
+    x = np.zeros(SHAPE, np.float32)
+    np.testing.assert_array_equal(prox(case, x, np.full(SHAPE, 0.5, np.float32)), x)
+
+
+def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None:
+    x = draw(11, 2.0).astype(np.float32)
+    x[:, 0] = 0.0  # a dead group and dead elements
+    x[0, 1] = 0.0
+
+    def total(strength: jax.Array, w: jax.Array, step: jax.Array) -> jax.Array:
+        penalty = case.make(strength)
+        sizes = {"layer": {"kernel": step, "bias": 1.0}} if jnp.ndim(step) else step
+        tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
+        return jnp.sum(penalty.prox(tree, sizes)["layer"]["kernel"] ** 2)
+
+    for step in (jnp.float32(0.5), jnp.asarray(steps_per_element(12), jnp.float32)):
+        grads = jax.grad(total, argnums=(0, 1, 2))(jnp.float32(STRENGTH), jnp.asarray(x), step)
+        chex.assert_tree_all_finite(grads)
+        small = 1e-2
+        slope = (total(STRENGTH + small, x, step) - total(STRENGTH - small, x, step)) / (2 * small)
+        np.testing.assert_allclose(grads[0], slope, rtol=3e-2, atol=3e-2)

@@ -1,0 +1,210 @@
+"""The cases that are run through all laws: a penalty or an optimizer joins by one row.
+
+The formulas are written in NumPy, one group at a time, and know nothing of jaxreg.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxreg
+import numpy as np
+import optax
+from jaxreg import groups, masks
+
+SHAPE = (8, 4)
+"""Of the leaf "kernel", the one that every penalty of the registry reaches."""
+
+Formula = Callable[[np.ndarray, float], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyCase:
+    """A penalty on the leaf "kernel" and its formula there."""
+
+    name: str
+    make: Callable[[Any], jaxreg.Penalty]
+    formula: Formula
+    sparse: bool = True
+    """Whether its prox makes exact zeros."""
+    aligned_axes: tuple[int, ...] = (0, 1)
+    """Axes that may be sharded without a group lying across the borders of shards."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformCase:
+    """A transform or optimizer under the laws of optax's contract."""
+
+    name: str
+    make: Callable[..., optax.GradientTransformation]
+    """Called without arguments, or by keyword with ``learning_rate`` where that is in ``injected``."""
+    injected: Sequence[str] = ("learning_rate",)
+    static: Sequence[str] = ("penalty", "mask", "groups")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def columns() -> list[np.ndarray]:
+    return _labels(np.broadcast_to(np.arange(SHAPE[1]), SHAPE))
+
+
+def rows() -> list[np.ndarray]:
+    return _labels(np.broadcast_to(np.arange(SHAPE[0])[:, None], SHAPE))
+
+
+def tiles(height: int, width: int) -> list[np.ndarray]:
+    row, column = np.indices(SHAPE)
+    return _labels((row // height) * SHAPE[1] + column // width)
+
+
+def stripes(stride: int) -> list[np.ndarray]:
+    row, column = np.indices(SHAPE)
+    return _labels((row % stride) * SHAPE[1] + column)
+
+
+def _labels(labels: np.ndarray) -> list[np.ndarray]:
+    return [labels == label for label in np.unique(labels)]
+
+
+def absolute(w: np.ndarray) -> float:
+    return float(sum(abs(value) for value in w.ravel()))
+
+
+def squared(w: np.ndarray) -> float:
+    return float(sum(abs(value) ** 2 for value in w.ravel()))
+
+
+def norms(w: np.ndarray, members: list[np.ndarray], weighted: bool = True) -> float:
+    return float(sum(np.sqrt(m.sum() if weighted else 1.0) * np.sqrt(squared(w[m])) for m in members))
+
+
+def times(factor: float, strength: Any) -> Any:
+    """A strength, or a tree with one per leaf, times a factor."""
+    return jax.tree.map(lambda value: factor * value, strength)
+
+
+ON = masks.name("kernel")
+
+PENALTIES = [
+    PenaltyCase("l1", lambda s: jaxreg.l1(s, mask=ON), lambda w, s: s * absolute(w)),
+    PenaltyCase("l2", lambda s: jaxreg.l2(s, mask=ON), lambda w, s: s * squared(w), sparse=False),
+    PenaltyCase(
+        "elastic_net",
+        lambda s: jaxreg.elastic_net(s, 0.6, mask=ON),
+        lambda w, s: s * (0.6 * absolute(w) + 0.4 / 2 * squared(w)),
+    ),
+    PenaltyCase(
+        "group_lasso[outputs]",
+        lambda s: jaxreg.group_lasso(s, groups.outputs(), mask=ON),
+        lambda w, s: s * norms(w, columns()),
+    ),
+    PenaltyCase(
+        "group_lasso[inputs, weights of 1]",
+        lambda s: jaxreg.group_lasso(s, groups.inputs(), size_weights=False, mask=ON),
+        lambda w, s: s * norms(w, rows(), weighted=False),
+    ),
+    PenaltyCase(
+        "group_lasso[ragged blocks]",
+        lambda s: jaxreg.group_lasso(s, groups.blocks((4, 3), ragged=True), mask=ON),
+        lambda w, s: s * norms(w, tiles(4, 3)),
+        aligned_axes=(0,),
+    ),
+    PenaltyCase(
+        "group_lasso[strided]",
+        lambda s: jaxreg.group_lasso(s, groups.strided(2, axis=0), mask=ON),
+        lambda w, s: s * norms(w, stripes(2)),
+    ),
+    PenaltyCase(
+        "sparse_group_lasso[outputs]",
+        lambda s: jaxreg.sparse_group_lasso(s, groups.outputs(), 0.3, mask=ON),
+        lambda w, s: s * (0.3 * absolute(w) + 0.7 * norms(w, columns())),
+    ),
+    PenaltyCase(
+        "sparse_group_lasso[layers]",
+        lambda s: jaxreg.sparse_group_lasso(s, groups.layers(), 0.8, mask=ON),
+        lambda w, s: s * (0.8 * absolute(w) + 0.2 * np.sqrt(w.size) * np.sqrt(squared(w))),
+    ),
+    PenaltyCase(
+        "l1 + l2",
+        lambda s: jaxreg.l1(s, mask=ON) + jaxreg.l2(times(0.5, s), mask=ON),
+        lambda w, s: s * (absolute(w) + 0.5 * squared(w)),
+    ),
+    PenaltyCase(
+        "l1 + elastic_net + l1",
+        lambda s: jaxreg.l1(s, mask=ON) + jaxreg.elastic_net(s, 0.5, mask=ON) + jaxreg.l1(s, mask=ON),
+        lambda w, s: s * (2.5 * absolute(w) + 0.25 * squared(w)),
+    ),
+    PenaltyCase(
+        "group_lasso + l2 + l1",
+        lambda s: (
+            jaxreg.group_lasso(s, groups.outputs(), mask=ON)
+            + jaxreg.l2(s, mask=ON)
+            + jaxreg.l1(times(0.5, s), mask=ON)
+        ),
+        lambda w, s: s * (norms(w, columns()) + squared(w) + 0.5 * absolute(w)),
+    ),
+]
+
+
+def parameters(kernel: Any) -> dict[str, Any]:
+    """A tree in which every kind of leaf stands beside the regularised one."""
+    return {
+        "layer": {"kernel": kernel, "bias": jnp.linspace(-1.0, 1.0, SHAPE[1])},
+        "hole": None,
+        "masked": optax.MaskedNode(),
+        "steps": jnp.arange(3),
+    }
+
+
+def _optimizer(name: str, make: Callable[..., Any], **kwargs: Any) -> TransformCase:
+    return TransformCase(name, lambda **given: make(**{"learning_rate": 0.1, **kwargs, **given}))
+
+
+_GROUPED = jaxreg.group_lasso(0.05, groups.outputs(), mask=masks.weights)
+
+TRANSFORMS = [
+    TransformCase(
+        "add_penalty", lambda **given: jaxreg.add_penalty(**{"penalty": jaxreg.l1(0.1), **given}), injected=()
+    ),
+    _optimizer("proximal", jaxreg.proximal, penalty=jaxreg.l1(0.1)),
+    _optimizer("proximal[groups]", jaxreg.proximal, penalty=_GROUPED),
+    _optimizer(
+        "proximal[schedules]",
+        lambda learning_rate, penalty: jaxreg.proximal(
+            penalty, learning_rate, strength_schedule=optax.linear_schedule(0.0, 1.0, 5)
+        ),
+        penalty=jaxreg.l1(0.1),
+    ),
+    _optimizer("proximal_l1", jaxreg.proximal_l1, strength=0.1, mask=masks.weights),
+    _optimizer(
+        "proximal_group_lasso",
+        jaxreg.proximal_group_lasso,
+        strength=0.1,
+        groups=groups.outputs(),
+        mask=masks.weights,
+    ),
+    _optimizer("weight_decay", jaxreg.weight_decay, strength=0.1, mask=masks.weights),
+    _optimizer("prox_sgd", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1)),
+    _optimizer("prox_sgd[momentum]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9),
+    _optimizer("prox_sgd[nesterov]", jaxreg.prox_sgd, penalty=_GROUPED, momentum=0.9, nesterov=True),
+    _optimizer("prox_adam", jaxreg.prox_adam, penalty=jaxreg.l1(0.1)),
+    _optimizer("prox_adam[groups]", jaxreg.prox_adam, penalty=_GROUPED),
+    _optimizer(
+        "proximal_optimizer",
+        lambda learning_rate, penalty: jaxreg.proximal_optimizer(
+            optax.sgd(learning_rate), penalty, learning_rate
+        ),
+        penalty=jaxreg.l1(0.1),
+    ),
+    _optimizer(
+        "freeze_zeros",
+        lambda learning_rate, mask: jaxreg.freeze_zeros(optax.adam(learning_rate), mask=mask),
+        mask=None,
+    ),
+]
