@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 REMEDY = (
     "It was called with a step count, as optax.inject_hyperparams does with every callable "
@@ -16,7 +17,7 @@ def check_number(
     value: Any, name: str, owner: str, *, high: float = float("inf"), open_high: bool = False
 ) -> Any:
     """Refuse a concrete number that is not finite or not in [0, high]; return it otherwise."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         if value.shape != ():
             raise ValueError(f"The '{name}' parameter of {owner} must be a scalar. Got shape {value.shape}.")
         return value

@@ -139,8 +139,8 @@ def _cut(axis: int, size: int, strided: bool, index: int, flat: FlatTree, groups
     length = np.shape(flat.leaves[index])[axis]
     if length % size and not groups.ragged:
         raise ValueError(
-            f"The groups {groups} need axis {axis} of the leaf '{flat.paths[index]}' to be a multiple of {size}. "
-            f"Got {length}. Pass ragged=True for a smaller last group."
+            f"The groups {groups} need axis {axis} of the leaf '{flat.paths[index]}' to be a multiple of "
+            f"{size}. Got {length}. Pass ragged=True for a smaller last group."
         )
     return Cut(length, size, strided)
 
@@ -155,13 +155,13 @@ def _require_axes(needed: int, index: int, flat: FlatTree, groups: Groups) -> No
     shape = np.shape(flat.leaves[index])
     if len(shape) < needed:
         raise ValueError(
-            f"The groups {groups} need at least {needed} axes. The leaf '{flat.paths[index]}' has shape {shape}. "
-            f"Keep it out of the penalty with mask=jaxreg.masks.min_ndim({needed})."
+            f"The groups {groups} need at least {needed} axes. The leaf '{flat.paths[index]}' has shape "
+            f"{shape}. Keep it out of the penalty with mask=jaxreg.masks.min_ndim({needed})."
         )
 
 
 def _attention_projection(index: int, flat: FlatTree) -> str | None:
-    """ "split" for query, key and value, "merge" for out, None for any other leaf."""
+    """Say "split" for query, key and value, "merge" for out, None for any other leaf."""
     parts = flat.paths[index].split(SEPARATOR)
     if len(parts) < 2 or parts[-1] != "kernel" or len(np.shape(flat.leaves[index])) < 3:
         return None

@@ -270,7 +270,8 @@ def _along_axis(owner: str, size: int, axis: int, strided: bool, ragged: bool) -
 def _layout(layout: str, owner: str) -> str:
     if layout not in _LAYOUTS:
         raise ValueError(
-            f"The 'layout' parameter of groups.{owner} must be one of 'flax', 'torch', 'equinox'. Got {layout!r}."
+            f"The 'layout' parameter of groups.{owner} must be one of 'flax', 'torch', 'equinox'. "
+            f"Got {layout!r}."
         )
     return _LAYOUTS[layout]
 

@@ -36,7 +36,7 @@ class Cut:
     def counts(self) -> np.ndarray:
         """Indices per group along this axis, with ``split``'s rank."""
         present = (np.arange(self.padded) < self.length).astype(np.int64).reshape(self.split)
-        return present.sum(axis=tuple(np.flatnonzero(self.inside)), keepdims=True)
+        return present.sum(axis=tuple(np.flatnonzero(self.inside).tolist()), keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)

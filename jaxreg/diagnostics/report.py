@@ -53,13 +53,16 @@ class Report:
 
     def __rich__(self) -> Any:
         try:
+            from rich.box import SIMPLE_HEAD
             from rich.table import Table
         except ImportError as error:
             raise ImportError("A rich table needs the extra 'tables': pip install jaxreg[tables]") from error
-        total = self._cells(self.total)
-        table = Table(title="Exact zeros", show_footer=True)
-        for position, (header, footer) in enumerate(zip(self._headers(), total, strict=True)):
-            table.add_column(header, footer=footer, justify="left" if position < 2 else "right")
+        table = Table(title="Exact zeros", show_footer=True, box=SIMPLE_HEAD, collapse_padding=True)
+        columns = zip(*[self._cells(leaf) for leaf in (*self.leaves, self.total)], strict=True)
+        for position, (header, cells) in enumerate(zip(self._headers(), columns, strict=True)):
+            # In a narrow terminal headings wrap; paths and numbers stay whole.
+            width, side = max(map(len, cells)) + 1, "left" if position < 2 else "right"
+            table.add_column(header, footer=cells[-1], justify=side, min_width=width)
         for leaf in self.leaves:
             cells = self._cells(leaf)
             table.add_row(*cells[:4], _coloured(leaf.zeros, leaf.elements), *cells[5:])

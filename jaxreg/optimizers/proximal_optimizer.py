@@ -24,7 +24,7 @@ from jaxreg.tree import PyTree
 class ProximalOptimizerState(NamedTuple):
     """The count of updates, for schedules, and the wrapped optimizer's state."""
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
     inner: Any
 
 
@@ -99,7 +99,7 @@ def proximal_optimizer(
 
     def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, ProximalOptimizerState]]:
         def run(
-            updates: PyTree, state: ProximalOptimizerState, params: PyTree = None, **extra_args: Any
+            updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
         ) -> tuple[PyTree, ProximalOptimizerState]:
             require_params(params)
             updates, inner_state = inner.update(updates, state.inner, params, **extra_args)

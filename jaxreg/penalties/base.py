@@ -267,8 +267,8 @@ def spread_steps(step_size: PyTree, flat: FlatTree, leaves: Leaves) -> Leaves:
         step = as_real(found[index], leaf)
         if not _broadcasts(jnp.shape(step), leaf.shape):
             raise ValueError(
-                f"The 'step_size' parameter of prox must broadcast to the leaf '{flat.paths[index]}' of shape "
-                f"{leaf.shape}. Got shape {jnp.shape(step)}."
+                f"The 'step_size' parameter of prox must broadcast to the leaf '{flat.paths[index]}' of "
+                f"shape {leaf.shape}. Got shape {jnp.shape(step)}."
             )
         steps[index] = jnp.broadcast_to(step, leaf.shape) if jnp.ndim(step) else step
     return steps

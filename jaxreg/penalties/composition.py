@@ -76,9 +76,9 @@ class Sum(Penalty):
                 shared = reach[earlier] & reach[later]
                 if shared and rest[earlier].kind not in part.composes_after:
                     raise ValueError(
-                        f"The sum of {rest[earlier].kind} and {part.kind} has no exact prox or optimality where "
-                        f"both reach the same leaf, '{flat.paths[min(shared)]}'. Give them masks that do not "
-                        "overlap, or use the value in the loss."
+                        f"The sum of {rest[earlier].kind} and {part.kind} has no exact prox or optimality "
+                        f"where both reach the same leaf, '{flat.paths[min(shared)]}'. Give them masks that "
+                        "do not overlap, or use the value in the loss."
                     )
         return rest
 

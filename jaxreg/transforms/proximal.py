@@ -22,7 +22,7 @@ from jaxreg.tree import PyTree
 class ProximalState(NamedTuple):
     """How many updates have been made, for schedules."""
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
 
 
 def proximal(
@@ -84,7 +84,7 @@ def proximal(
         return ProximalState(jnp.zeros([], jnp.int32))
 
     def update(
-        updates: PyTree, state: ProximalState, params: PyTree = None, **extra_args: Any
+        updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, ProximalState]:
         del extra_args
         require_params(params)

@@ -69,7 +69,7 @@ def weight_decay(
         return ProximalState(jnp.zeros([], jnp.int32))
 
     def update(
-        updates: PyTree, state: ProximalState, params: PyTree = None, **extra_args: Any
+        updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, ProximalState]:
         del extra_args
         require_params(params)

@@ -7,16 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import optax
 import pytest
-from jaxreg import groups
 from skglm.datafits import QuadraticGroup
 from skglm.penalties import WeightedGroupL2
 from skglm.solvers import GroupBCD
 from skglm.utils.data import grp_converter
 from sklearn import datasets, linear_model
+
+import jaxreg
+from jaxreg import groups
 
 pytestmark = pytest.mark.usefixtures("x64")
 

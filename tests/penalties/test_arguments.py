@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import optax
 import pytest
+
+import jaxreg
 from jaxreg import groups, masks
 
 FACTORIES: dict[str, Callable[..., jaxreg.Penalty]] = {
@@ -91,7 +92,7 @@ def test_a_single_array_is_a_parameter_tree() -> None:
 @pytest.mark.parametrize("bad", [-0.5, float("nan")])
 def test_step_size_out_of_range(name: str, bad: float) -> None:
     with pytest.raises(
-        ValueError, match="The 'step_size' parameter of prox must be a non-negative number. Got "
+        ValueError, match=r"The 'step_size' parameter of prox must be a non-negative number. Got "
     ):
         FACTORIES[name](0.1).prox({"w": jnp.ones((2, 2))}, bad)
 
@@ -111,7 +112,7 @@ def test_step_size_of_another_shape(name: str) -> None:
 @pytest.mark.parametrize("bad", [-1.0, float("nan")])
 def test_scale_out_of_range(name: str, bad: float) -> None:
     with pytest.raises(
-        ValueError, match="The 'factor' parameter of scale must be a non-negative number. Got "
+        ValueError, match=r"The 'factor' parameter of scale must be a non-negative number. Got "
     ):
         FACTORIES[name](0.1).scale(bad)
 

@@ -6,13 +6,14 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from registry import PENALTIES, SHAPE, PenaltyCase, parameters
+
+import jaxreg
 
 pytestmark = pytest.mark.parametrize("case", PENALTIES, ids=str)
 

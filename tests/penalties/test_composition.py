@@ -2,9 +2,10 @@
 
 import chex
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import pytest
+
+import jaxreg
 from jaxreg import groups, masks
 
 PARAMS = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": jnp.linspace(-2.0, 1.0, 6).reshape(2, 3)}

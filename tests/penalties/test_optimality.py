@@ -5,11 +5,12 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import pytest
-from jaxreg import groups
 from registry import PENALTIES, SHAPE, PenaltyCase, columns
+
+import jaxreg
+from jaxreg import groups
 
 cases = pytest.mark.parametrize("case", PENALTIES, ids=str)
 
