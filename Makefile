@@ -46,7 +46,7 @@ bench: $(STAMPS)/bench  ## the benchmarks; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 examples: $(STAMPS)/examples  ## a short run of every example
-	set -e; for example in examples/*.py; do \
+	set -e; for example in $(filter-out examples/common.py,$(wildcard examples/*.py)); do \
 	  echo "$$example"; MPLBACKEND=Agg $(BIN)/python $$example --quick --output output/quick $(ARGS); done
 
 clean:  ## remove environments, caches and everything built

@@ -48,4 +48,6 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _is_number(cell: object) -> bool:
+    if isinstance(cell, str):
+        return cell == "-" or cell.replace(",", "").replace(".", "").isdigit()
     return isinstance(cell, int | float) and not isinstance(cell, bool)

@@ -60,9 +60,10 @@ class Report:
         table = Table(title="Exact zeros", show_footer=True, box=SIMPLE_HEAD, collapse_padding=True)
         columns = zip(*[self._cells(leaf) for leaf in (*self.leaves, self.total)], strict=True)
         for position, (header, cells) in enumerate(zip(self._headers(), columns, strict=True)):
-            # In a narrow terminal headings wrap; paths and numbers stay whole.
-            width, side = max(map(len, cells)) + 1, "left" if position < 2 else "right"
-            table.add_column(header, footer=cells[-1], justify=side, min_width=width)
+            # Short headings of two lines, so that paths and numbers stay whole in 80 columns.
+            heading = "%" if header.startswith("%") else header.replace(" ", "\n")
+            side = "left" if position < 2 else "right"
+            table.add_column(heading, footer=cells[-1], justify=side, no_wrap=True)
         for leaf in self.leaves:
             cells = self._cells(leaf)
             table.add_row(*cells[:4], _coloured(leaf.zeros, leaf.elements), *cells[5:])

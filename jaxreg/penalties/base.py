@@ -97,15 +97,15 @@ class Penalty:
         Returns:
             A pytree like ``params`` of non-negative reals: the distance of ``-grads`` to the
             subdifferential of R, per element; for groups the Euclidean distance of the
-            group, given to each of its elements; ``|grads|`` where R does not reach. Its
-            maximum is 0 at a minimiser of a convex ``loss + R``, and only there.
+            group, given to each of its elements; ``|grads|`` where R does not reach; 0 for
+            leaves without a gradient. Its maximum is 0 at a minimiser of a convex
+            ``loss + R``, and only there.
         """
         flat = flatten(params)
-        aligned = dict(enumerate(flat.align(grads, "grads")))
-        present = [index for index, leaf in enumerate(flat.leaves) if is_inexact(leaf)]
-        slopes = {index: upcast(aligned[index]) for index in present if is_inexact(aligned[index])}
+        slopes = {i: upcast(g) for i, g in enumerate(flat.align(grads, "grads")) if is_inexact(g)}
         leaves = {index: upcast(flat.leaves[index]) for index in self.touched(flat) if index in slopes}
-        out = list(flat.leaves)
+        # What is not trained, integers and leaves without a gradient, is where it should be.
+        out = [jnp.zeros(np.shape(leaf)) if hasattr(leaf, "dtype") else leaf for leaf in flat.leaves]
         for index, slope in slopes.items():
             out[index] = jnp.abs(slope)
         for index, distance in self.distance_of(flat, leaves, slopes, {}).items():

@@ -72,7 +72,10 @@ def group_lasso(strength: Any, groups: Groups, *, size_weights: bool = True, mas
          [3.2 0. ]]
 
     Notes:
-        The gradient of the value at a zero group is 0, never NaN.
+        The gradient of the value at a zero group is 0, never NaN. Size weights make a small
+        group cheap: in a network whose weights start with a scale of 1 / sqrt(fan in) all
+        units have about the same norm, and ``size_weights=False`` treats first and later
+        layers alike.
 
     References:
         Yuan and Lin, Model selection and estimation in regression with grouped variables,

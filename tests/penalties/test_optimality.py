@@ -91,6 +91,16 @@ def test_where_the_penalty_does_not_reach_it_is_the_gradient() -> None:
     np.testing.assert_array_equal(distance["layer"]["bias"], 0.5)
 
 
+def test_leaves_that_are_not_trained_are_at_their_optimum() -> None:
+    params = {"w": jnp.ones(2), "steps": jnp.arange(3), "frozen": jnp.ones(2), "hole": None}
+    grads = {"w": jnp.ones(2), "steps": jnp.zeros(3, int), "frozen": None, "hole": None}
+    distance = jaxreg.l1(1.0).optimality(params, grads)
+    np.testing.assert_array_equal(distance["w"], 2.0)
+    np.testing.assert_array_equal(distance["steps"], 0.0)
+    np.testing.assert_array_equal(distance["frozen"], 0.0)
+    assert distance["hole"] is None
+
+
 @cases
 def test_is_jittable_and_finite(case: PenaltyCase) -> None:
     penalty = case.make(0.3)
