@@ -68,7 +68,12 @@ class Axes(Groups):
 
     def view(self, index: int, flat: FlatTree) -> View:
         shape = np.shape(flat.leaves[index])
-        return _keep(shape, tuple(_axis(axis, index, flat, self) for axis in self.keep))
+        kept = tuple(_axis(axis, index, flat, self) for axis in self.keep)
+        if len(set(kept)) < len(kept):
+            raise ValueError(
+                f"The groups {self} name an axis of the leaf '{flat.paths[index]}' of shape {shape} twice."
+            )
+        return _keep(shape, kept)
 
     def __repr__(self) -> str:
         return f"axes(keep={self.keep})" if self.keep else "layers()"

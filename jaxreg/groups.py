@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxreg import patterns
 from jaxreg.group_kinds import AlongAxis, Axes, Blocks, ByPath, Channels, Groups
 
 __all__ = [
@@ -248,6 +249,7 @@ def by_path(table: Mapping[str, Groups]) -> Groups:
     """
     if not isinstance(table, Mapping) or not table:
         raise TypeError(f"The 'table' parameter of groups.by_path must be a dict of patterns. Got {table!r}.")
+    patterns.check("groups.by_path", tuple(table))
     for pattern, value in table.items():
         check_groups(value, f"table[{pattern!r}]", "groups.by_path")
     return ByPath(tuple(table.items()))

@@ -30,6 +30,7 @@ import numpy as np
 import optax
 
 from jaxreg import patterns, roles, tree
+from jaxreg.arguments import REMEDY
 from jaxreg.mask_algebra import Mask, Verdict, View, refuse_step_count
 from jaxreg.tables import text_table
 from jaxreg.tree import PyTree, is_absent
@@ -176,6 +177,9 @@ def as_mask(mask: "Mask | Callable[[PyTree], PyTree] | PyTree | None") -> Mask:
         return _Everything()
     if isinstance(mask, Mask):
         return mask
+    if isinstance(mask, bool | np.bool_) and not mask:
+        # What a mask function of the user's own turns into when it is called with a step count.
+        raise ValueError(f"The mask False selects no leaf. {REMEDY}")
     # A module whose leaves were mapped to bools may well have a __call__ of its own.
     holds_bools = any(isinstance(leaf, bool | np.bool_ | jax.Array) for leaf in jax.tree.leaves(mask))
     return _Called(mask) if callable(mask) and not holds_bools else _Given(_read_bools(mask))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -189,14 +189,3 @@ def _refuse_unused(
             f"'{name}' has an entry '{min(unused)}' that is above no leaf of the parameters. "
             f"Their paths begin: {', '.join(flat.paths[:5])}."
         )
-
-
-def map_present(fn: Callable[..., Any], tree: PyTree, *rest: PyTree, names: Sequence[str] = ()) -> PyTree:
-    """``jax.tree.map`` over floating leaves that are present in every tree; others pass through."""
-    flat = flatten(tree)
-    columns = [flat.align(other, name) for other, name in zip(rest, names, strict=True)]
-    out = [
-        leaf if not is_inexact(leaf) or any(is_absent(value) for value in values) else fn(leaf, *values)
-        for leaf, *values in zip(flat.leaves, *columns, strict=True)
-    ]
-    return flat.rebuild(out)

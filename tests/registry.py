@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxreg
 import numpy as np
 import optax
+
+import jaxreg
 from jaxreg import groups, masks
 
 SHAPE = (8, 4)

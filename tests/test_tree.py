@@ -112,7 +112,7 @@ def test_a_single_array_has_the_empty_path():
         (np.float32, False),
         (jax.nn.relu, False),
     ],
-    ids=str,
+    ids="float bfloat16 struct int int32 key jax-type numpy-type function".split(),
 )
 def test_is_inexact(leaf, expected):
     assert tree.is_inexact(leaf) is expected
@@ -133,13 +133,6 @@ def test_spread_errors_name_the_leaf():
         tree.spread({"a": 1, "b": 1, "c": 1}, flat, "strength", [0, 1])
     with pytest.raises(ValueError, match="'b/deeper' that is above no leaf"):
         tree.spread({"a": 1, "b": {"deeper": 1}}, flat, "strength", [0])
-
-
-def test_map_present_skips_holes_and_integers():
-    params = {"a": jnp.ones(2), "b": None, "c": 3, "d": optax.MaskedNode()}
-    out = tree.map_present(lambda leaf: leaf * 2, params)
-    np.testing.assert_array_equal(out["a"], 2)
-    assert (out["b"], out["c"], out["d"]) == (None, 3, optax.MaskedNode())
 
 
 def test_align_names_the_argument():

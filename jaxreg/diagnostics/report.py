@@ -16,10 +16,13 @@ from jaxreg.tree import PyTree, flatten, is_inexact
 
 @dataclasses.dataclass(frozen=True)
 class LeafReport:
-    """One line of a :class:`Report`; group counts are None where no groups were asked for."""
+    """One line of a :class:`Report`; group counts are None where no groups were asked for.
+
+    The total has no shape.
+    """
 
     path: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     elements: int
     zeros: int
     groups: int | None
@@ -37,7 +40,7 @@ class Report:
         counted = [leaf for leaf in self.leaves if leaf.groups is not None]
         return LeafReport(
             path="total",
-            shape=(),
+            shape=None,
             elements=sum(leaf.elements for leaf in self.leaves),
             zeros=sum(leaf.zeros for leaf in self.leaves),
             groups=sum(leaf.groups or 0 for leaf in counted) if counted else None,
@@ -54,6 +57,7 @@ class Report:
     def __rich__(self) -> Any:
         try:
             from rich.box import SIMPLE_HEAD
+            from rich.markup import escape
             from rich.table import Table
         except ImportError as error:
             raise ImportError("A rich table needs the extra 'tables': pip install jaxreg[tables]") from error
@@ -66,7 +70,7 @@ class Report:
             table.add_column(heading, footer=cells[-1], justify=side, no_wrap=True)
         for leaf in self.leaves:
             cells = self._cells(leaf)
-            table.add_row(*cells[:4], _coloured(leaf.zeros, leaf.elements), *cells[5:])
+            table.add_row(escape(cells[0]), *cells[1:4], _coloured(leaf.zeros, leaf.elements), *cells[5:])
         return table
 
     def _headers(self) -> Sequence[str]:
@@ -74,7 +78,7 @@ class Report:
         return ("leaf", "shape", "elements", "zeros", "% zeros", *grouped)
 
     def _cells(self, leaf: LeafReport) -> Sequence[str]:
-        shape = "x".join(map(str, leaf.shape)) if leaf.path != "total" else ""
+        shape = "" if leaf.shape is None else "x".join(map(str, leaf.shape))
         cells = [
             leaf.path,
             shape,
@@ -148,7 +152,7 @@ def _entry(leaf: LeafReport) -> dict[str, Any]:
         "zeros": leaf.zeros,
         "sparsity": _share(leaf.zeros, leaf.elements),
     }
-    if leaf.path != "total":
+    if leaf.shape is not None:
         entry = {"shape": leaf.shape, **entry}
     if leaf.groups is not None and leaf.zero_groups is not None:
         share = _share(leaf.zero_groups, leaf.groups)

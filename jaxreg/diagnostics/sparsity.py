@@ -43,7 +43,7 @@ def sparsity(params: PyTree, groups: Groups | None = None, *, mask: Any = None) 
     else:
         clusters = check_groups(groups, "groups", "sparsity").resolve(flat, selected)
         counts = [(zero_groups(flat, cluster), cluster[0][1].n_groups) for cluster in clusters]
-    total = sum(size for _, size in counts)
+    total = float(sum(size for _, size in counts))
     # Shares are added up as floats: a count of all zeros may not fit an int32.
     shares = [zeros.astype(jnp.float32) / total for zeros, size in counts if size]
     return jnp.asarray(sum(shares), jnp.float32)

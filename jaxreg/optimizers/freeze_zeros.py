@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg.masks import as_mask
-from jaxreg.transforms.new_parameters import require_params
+from jaxreg.transforms.new_parameters import require_optimizer, require_params
 from jaxreg.tree import FlatTree, PyTree, flatten, is_inexact
 
 
@@ -29,7 +29,7 @@ def freeze_zeros(
         An ``optax.GradientTransformationExtraArgs`` with the optimizer's own state.
 
     Raises:
-        TypeError: for a bad mask.
+        TypeError: for a bad optimizer or mask.
         ValueError: at ``update``, if ``params`` is None.
 
     Examples:
@@ -48,7 +48,7 @@ def freeze_zeros(
     References:
         Meinshausen, Relaxed lasso, 2007, https://doi.org/10.1016/j.csda.2006.12.019
     """
-    inner = optax.with_extra_args_support(optimizer)
+    inner = require_optimizer(optimizer, "freeze_zeros")
     held = as_mask(mask)
 
     def init(params: PyTree) -> Any:

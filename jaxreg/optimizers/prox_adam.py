@@ -74,7 +74,8 @@ def prox_adam(
         # The count before the update is the one at which optax evaluated the schedule.
         rate = rate_at(learning_rate, adam.count - 1, "prox_adam", "learning_rate")
         corrected = optax.tree.bias_correction(jax.tree.map(upcast, adam.nu), b2, adam.count)
-        return jax.tree.map(lambda nu: rate / (jnp.sqrt(nu + eps_root) + eps), corrected)
+        # The nu of complex parameters is complex too, with an imaginary part of 0.
+        return jax.tree.map(lambda nu: rate / (jnp.sqrt(nu.real + eps_root) + eps), corrected)
 
     optimizer = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     return proximal_optimizer(optimizer, penalty, step_size)

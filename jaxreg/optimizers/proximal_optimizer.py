@@ -15,6 +15,7 @@ from jaxreg.transforms.new_parameters import (
     check_fit,
     proximal_parameters,
     proximal_updates,
+    require_optimizer,
     require_params,
     require_penalty,
 )
@@ -84,13 +85,7 @@ def proximal_optimizer(
         networks, 2021, algorithm 1, arXiv:2006.14063
     """
     require_penalty(penalty, "proximal_optimizer")
-    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise TypeError(
-            f"The 'optimizer' parameter of proximal_optimizer must be an optax optimizer. Got {optimizer!r}."
-        )
-    inner = optax.with_extra_args_support(optax.GradientTransformation(optimizer.init, optimizer.update))
-    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
-        inner = optimizer
+    inner = require_optimizer(optimizer, "proximal_optimizer")
     steps_at = _step_sizes(step_size)
 
     def init(params: PyTree) -> ProximalOptimizerState:
@@ -128,4 +123,4 @@ def _is_schedule(function: Callable[[Any], Any]) -> bool:
         value = function(jnp.zeros([], jnp.int32))
     except (TypeError, AttributeError, IndexError, KeyError, ValueError):
         return False
-    return np.shape(value) == ()
+    return value is not None and np.shape(value) == ()

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from jaxreg.transforms.new_parameters import DirectTransformation
+from jaxreg.transforms.new_parameters import DirectTransformation, apply_updates, require_optimizer
 from jaxreg.tree import PyTree
 
 
@@ -29,7 +29,11 @@ def step(
         **extra_args: passed on to ``optimizer.update`` (``value``, ``value_fn``, ...).
 
     Returns:
-        The new ``(params, opt_state)``, of the same structures and dtypes.
+        The new ``(params, opt_state)``, of the same structures and dtypes. Parameters whose
+        update is ``None`` stay as they are.
+
+    Raises:
+        TypeError: if ``optimizer`` is not an optimizer.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -42,7 +46,6 @@ def step(
     """
     if isinstance(optimizer, DirectTransformation):
         return optimizer.new_parameters(grads, opt_state, params, **extra_args)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        grads, opt_state, params, **extra_args
-    )
-    return optax.apply_updates(params, updates), opt_state
+    inner = require_optimizer(optimizer, "step")
+    updates, opt_state = inner.update(grads, opt_state, params, **extra_args)
+    return apply_updates(params, updates), opt_state

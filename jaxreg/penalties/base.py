@@ -251,7 +251,8 @@ class GroupPenalty(TermPenalty):
         """Strength times weight as an array with one entry per group."""
         view = term.views[0]
         per_group = tuple(1 if axis in view.inside else n for axis, n in enumerate(view.split))
-        return jnp.broadcast_to(strength * self.weights(term), per_group)
+        # asarray first: broadcast_to alone would make a Python number strongly typed.
+        return jnp.broadcast_to(jnp.asarray(strength * self.weights(term)), per_group)
 
     def weighted_norms(self, xs: Sequence[Any], term: Term) -> Any:
         return jnp.sum(self.weights(term) * group_norm(xs, term.views))

@@ -13,7 +13,7 @@ from jax import lax
 from jaxreg.tree import is_complex, squared_modulus
 from jaxreg.views import View
 
-NEWTON_STEPS = 8  # exact to rounding for step sizes spread over 13 decades inside a group
+NEWTON_STEPS = 8  # at most; with one more to polish, exact to rounding for steps spread over 13 decades
 
 Arrays = Sequence[Any]
 Views = Sequence[View]
@@ -88,48 +88,67 @@ def shrink_groups_weighted(xs: Arrays, views: Views, steps: Arrays, threshold: A
     overshoots.
     """
     shifts = [view.broadcast(threshold) * step for step, view in zip(steps, views, strict=True)]
-    sizes = [jnp.abs(x) for x in xs]
-    at_zero, _ = _secular(jnp.zeros_like(threshold), sizes, shifts, views)
-    dead = at_zero <= 1
-
-    def climb(_: Any, theta: Any) -> Any:
-        value, slope = _secular(theta, fixed_sizes, fixed_shifts, views)
-        return jnp.maximum(theta, theta + _newton(value, slope))
-
-    fixed_sizes, fixed_shifts = lax.stop_gradient((sizes, shifts))
-    lowest = [
-        view.max(size - shift) for size, shift, view in zip(fixed_sizes, fixed_shifts, views, strict=True)
-    ]
-    theta = lax.fori_loop(0, NEWTON_STEPS, climb, _total(lowest, jnp.maximum))
+    sizes = [modulus(x) if is_complex(x) else x for x in xs]  # only their squares count
+    dead = _secular(jnp.zeros_like(threshold), sizes, shifts, views) <= 1
+    theta = jnp.where(dead, 1.0, _root(dead, *lax.stop_gradient((sizes, shifts)), views))
     # One more step, this time differentiated: with theta and the slope held fixed its
     # derivative is that of the implicit function, and the loop needs none.
-    theta = lax.stop_gradient(jnp.where(dead, 1.0, theta))
-    value, slope = _secular(theta, sizes, shifts, views)
-    theta = jnp.where(dead, 1.0, theta + _newton(jnp.where(dead, 1.0, value), lax.stop_gradient(slope)))
+    value = jnp.where(dead, 1.0, _secular(theta, sizes, shifts, views))
+    climbed = jnp.maximum(theta + _newton(theta, value, sizes, shifts, views), jnp.finfo(theta.dtype).tiny)
+    theta = jnp.where(dead, 1.0, climbed)
 
     def place(x: Any, shift: Any, view: View) -> Any:
         norm, gone = view.broadcast(theta), view.broadcast(dead)
-        return jnp.where(gone | (x == 0), 0.0, x * (norm / jnp.where(gone | (x == 0), 1.0, norm + shift)))
+        return jnp.where(gone, 0.0, x * (norm / (norm + shift)))
 
     return [place(x, shift, view) for x, shift, view in zip(xs, shifts, views, strict=True)]
 
 
-def _secular(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> tuple[Any, Any]:
-    """``sum_i q_i^2`` and ``sum_i q_i^2 / d_i`` with ``d_i = theta + shift_i``, ``q_i = |x_i| / d_i``."""
-    values, slopes = [], []
+def _root(dead: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
+    """The root theta of each group that is not dead, to half the digits or better."""
+    lowest = [view.max(jnp.abs(size) - shift) for size, shift, view in zip(sizes, shifts, views, strict=True)]
+    start = _total(lowest, jnp.maximum)
+    tolerance = jnp.finfo(start.dtype).eps ** 0.5
+
+    def unsettled(carry: Any) -> Any:
+        count, _, moving = carry
+        return moving & (count < NEWTON_STEPS)
+
+    def climb(carry: Any) -> Any:
+        count, theta, _ = carry
+        value = _secular(theta, sizes, shifts, views)
+        higher = jnp.maximum(theta, theta + _newton(theta, value, sizes, shifts, views))
+        return count + 1, higher, jnp.any(~dead & (higher - theta > tolerance * higher))
+
+    return lax.while_loop(unsettled, climb, (0, start, jnp.array(True)))[1]
+
+
+def _secular(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
+    """``sum_i q_i^2`` with ``q_i = x_i / (theta + shift_i)``, which is 1 at the root."""
+    parts = zip(sizes, shifts, views, strict=True)
+    return _total([view.sum(_shares(theta, x, b, view)[0] ** 2) for x, b, view in parts], jnp.add)
+
+
+def _newton(theta: Any, value: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
+    """Newton's step for ``1 / sqrt(value) = 1``, differentiable in the value alone."""
+    # The barrier keeps this sum out of the pass that made the value: XLA's CPU backend
+    # would fuse the two into one loop without vectors or threads, eight times slower.
+    theta, _ = lax.optimization_barrier(lax.stop_gradient((theta, value)))
+    slopes = []
     for size, shift, view in zip(sizes, shifts, views, strict=True):
-        room = view.broadcast(theta) + shift
-        safe = jnp.where(size == 0, 1.0, room)
-        share = jnp.where(size == 0, 0.0, size / safe)
-        values.append(view.sum(share * share))
-        slopes.append(view.sum(lax.stop_gradient(share * share / safe)))
-    return _total(values, jnp.add), _total(slopes, jnp.add)
-
-
-def _newton(value: Any, slope: Any) -> Any:
+        share, room = _shares(theta, size, shift, view)
+        slopes.append(view.sum(lax.stop_gradient(share * share / room)))
+    slope = _total(slopes, jnp.add)
     moving = slope > 0
     step = (value * jnp.sqrt(jnp.where(moving, value, 1.0)) - value) / jnp.where(moving, slope, 1.0)
     return jnp.where(moving, step, 0.0)
+
+
+def _shares(theta: Any, size: Any, shift: Any, view: View) -> tuple[Any, Any]:
+    # A zero element with step 0 in a dead group needs some room too. It is made here, per
+    # group: a constant per element, shared by two passes, XLA's CPU backend writes out in full.
+    room = view.broadcast(jnp.maximum(theta, jnp.finfo(size.dtype).tiny)) + shift
+    return size / room, room
 
 
 def _sum_of_squares(xs: Arrays, views: Views) -> Any:

@@ -31,6 +31,17 @@ def require_penalty(penalty: Any, owner: str) -> Penalty:
     return penalty
 
 
+def require_optimizer(optimizer: Any, owner: str) -> optax.GradientTransformationExtraArgs:
+    """The optimizer, its update taking extra arguments; ``optax.MultiSteps`` objects pass too."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(
+            f"The 'optimizer' parameter of {owner} must be an optax optimizer. Got {optimizer!r}."
+        )
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return optimizer
+    return optax.with_extra_args_support(optax.GradientTransformation(optimizer.init, optimizer.update))
+
+
 def check_fit(penalty: Penalty, params: PyTree) -> None:
     """Refuse at ``init`` a penalty whose masks, groups or strengths do not fit the parameters."""
     flat = flatten(params)
@@ -74,13 +85,21 @@ def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_siz
 def proximal_parameters(penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree) -> PyTree:
     """The proximal point itself; parameters out of reach are updated as optax does."""
     flat, moves, points = proximal_point(penalty, params, updates, step_size)
-    new = list(flat.leaves)
-    for index, (leaf, move) in enumerate(zip(flat.leaves, moves, strict=True)):
-        if index in points:
-            new[index] = cast(points[index], jnp.result_type(leaf))
-        elif not is_absent(leaf) and not is_absent(move):
-            new[index] = optax.apply_updates(leaf, move)
+    new = [
+        cast(points[index], jnp.result_type(leaf)) if index in points else _moved(leaf, moves[index])
+        for index, leaf in enumerate(flat.leaves)
+    ]
     return flat.rebuild(new)
+
+
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """``optax.apply_updates``, leaf by leaf, that leaves parameters without an update alone."""
+    flat = flatten(params)
+    return flat.rebuild(list(map(_moved, flat.leaves, flat.align(updates, "updates"))))
+
+
+def _moved(leaf: Any, move: Any) -> Any:
+    return leaf if is_absent(leaf) or is_absent(move) else optax.apply_updates(leaf, move)
 
 
 class DirectTransformation(optax.GradientTransformationExtraArgs):
