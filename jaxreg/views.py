@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +77,13 @@ class View:
         return shaped
 
     def sum(self, x: Any) -> Any:
-        return jnp.sum(self._expand(x), axis=self.inside, keepdims=True)
+        # lax's own reductions keep weak types, which jnp's do not.
+        return lax.expand_dims(lax.reduce_sum(self._expand(x), self.inside), self.inside)
 
     def max(self, x: Any) -> Any:
-        return jnp.max(self._expand(x), axis=self.inside, keepdims=True, initial=0.0)
+        """The largest of a group's elements and 0."""
+        largest = lax.reduce_max(self._expand(x), self.inside)
+        return jnp.maximum(lax.expand_dims(largest, self.inside), 0.0)
 
     def broadcast(self, per_group: Any) -> Any:
         """A value per group as an array that broadcasts against the leaf."""
