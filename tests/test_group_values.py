@@ -66,7 +66,8 @@ def test_a_rebuilt_structure_does_not_recompile():
 # Words
 
 NET = {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
-ATTN = {"attn": {name: {"kernel": jnp.ones(shape)} for name, shape in ATTENTION.items()}}
+SPLIT, MERGE = {"kernel": jnp.ones((6, 2, 3))}, {"kernel": jnp.ones((2, 3, 6))}
+ATTN = {"attn": {"query": SPLIT, "key": SPLIT, "value": SPLIT, "out": MERGE}}
 MISFITS = {
     "a bias": (
         groups.outputs(),
