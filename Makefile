@@ -43,7 +43,7 @@ docs: $(STAMPS)/docs  ## the documentation, in docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(STAMPS)/bench  ## the benchmarks; writes benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(or $(ARGS),--write)
 
 examples: $(STAMPS)/examples  ## a short run of every example
 	set -e; for example in $(filter-out examples/common.py,$(wildcard examples/*.py)); do \
