@@ -13,6 +13,12 @@ REMEDY = (
 )
 
 
+SCHEDULES = (
+    " For a strength that changes during training use strength_schedule of jaxreg.proximal, or "
+    "optax.inject_hyperparams around a function of the strength that builds the optimizer."
+)
+
+
 def check_number(
     value: Any, name: str, owner: str, *, high: float = float("inf"), open_high: bool = False
 ) -> Any:
@@ -24,7 +30,7 @@ def check_number(
     if not _is_real_scalar(value):
         raise TypeError(
             f"The '{name}' parameter of {owner} must be {_bound(high, open_high)}. "
-            f"Got {value!r} of type {type(value).__name__}."
+            f"Got {value!r} of type {type(value).__name__}.{SCHEDULES if callable(value) else ''}"
         )
     number = float(value)
     if not np.isfinite(number) or not 0 <= number <= high or (open_high and number == high):
@@ -41,7 +47,8 @@ def check_number_tree(value: Any, name: str, owner: str) -> Any:
         raise TypeError(f"The '{name}' parameter of {owner} must be {_bound()}. Got {value!r}.")
     for keys, leaf in entries:
         check_number(leaf, name + jax.tree_util.keystr(keys), owner)
-    return value
+    # An integer leaf could be neither differentiated nor scaled.
+    return jax.tree.map(lambda leaf: float(leaf) if isinstance(leaf, int | np.integer) else leaf, value)
 
 
 def check_rate(value: Any, name: str, owner: str) -> Any:

@@ -161,7 +161,8 @@ def _require_axes(needed: int, index: int, flat: FlatTree, groups: Groups) -> No
     if len(shape) < needed:
         raise ValueError(
             f"The groups {groups} need at least {needed} axes. The leaf '{flat.paths[index]}' has shape "
-            f"{shape}. Keep it out of the penalty with mask=jaxreg.masks.min_ndim({needed})."
+            f"{shape}. Keep it out of the penalty with "
+            f"mask=jaxreg.masks.weights{f' & jaxreg.masks.min_ndim({needed})' if needed > 2 else ''}."
         )
 
 

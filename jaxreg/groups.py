@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxreg import patterns
+from jaxreg.arguments import check_flag
 from jaxreg.group_kinds import AlongAxis, Axes, Blocks, ByPath, Channels, Groups
 
 __all__ = [
@@ -37,7 +38,8 @@ def outputs(layout: str = "flax") -> Groups:
         layout: where the output axis is. ``"flax"`` kernels are ``(..., in, out)``;
             ``"torch"`` and ``"equinox"`` weights are ``(out, in, ...)``. Flax
             attention projections ``query``, ``key``, ``value`` of shape
-            ``(in, heads, head_dim)`` have two output axes, a group per (head, channel).
+            ``(in, heads, head_dim)`` have two output axes, a group per (head, channel). They
+            are known by their siblings: give the whole block, with ``query`` and ``out``.
 
     Returns:
         A structure for the ``groups`` argument of a penalty.
@@ -176,7 +178,7 @@ def blocks(shape: Sequence[int], *, ragged: bool = False) -> Groups:
     )
     if not lengths:
         raise ValueError("The 'shape' parameter of groups.blocks must have at least one length. Got ().")
-    return Blocks(lengths, bool(ragged))
+    return Blocks(lengths, check_flag(ragged, "ragged", "groups.blocks"))
 
 
 def chunks(size: int, axis: int, *, ragged: bool = False) -> Groups:
@@ -185,7 +187,8 @@ def chunks(size: int, axis: int, *, ragged: bool = False) -> Groups:
     Args:
         size: elements in a group, at least 1.
         axis: the axis to cut, negative ones counted from the end.
-        ragged: allow a smaller last run where the length does not divide.
+        ragged: allow a smaller last run where the length does not divide. Where the axis
+            is sharded, such runs lie across shards and their devices must exchange them.
 
     Returns:
         A structure for the ``groups`` argument of a penalty.
@@ -266,11 +269,16 @@ def check_groups(value: Any, name: str, owner: str) -> Groups:
 
 def _along_axis(owner: str, size: int, axis: int, strided: bool, ragged: bool) -> Groups:
     size = _integer(size, "stride" if strided else "size", f"groups.{owner}", low=1)
-    return AlongAxis(size, _integer(axis, "axis", f"groups.{owner}", low=None), strided, bool(ragged))
+    return AlongAxis(
+        size,
+        _integer(axis, "axis", f"groups.{owner}", low=None),
+        strided,
+        check_flag(ragged, "ragged", f"groups.{owner}"),
+    )
 
 
 def _layout(layout: str, owner: str) -> str:
-    if layout not in _LAYOUTS:
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
         raise ValueError(
             f"The 'layout' parameter of groups.{owner} must be one of 'flax', 'torch', 'equinox'. "
             f"Got {layout!r}."

@@ -180,6 +180,8 @@ def as_mask(mask: "Mask | Callable[[PyTree], PyTree] | PyTree | None") -> Mask:
     if isinstance(mask, bool | np.bool_) and not mask:
         # What a mask function of the user's own turns into when it is called with a step count.
         raise ValueError(f"The mask False selects no leaf. {REMEDY}")
+    if isinstance(mask, str):
+        raise TypeError(f"The 'mask' parameter takes no string. For a path write masks.path({mask!r}).")
     # A module whose leaves were mapped to bools may well have a __call__ of its own.
     holds_bools = any(isinstance(leaf, bool | np.bool_ | jax.Array) for leaf in jax.tree.leaves(mask))
     return _Called(mask) if callable(mask) and not holds_bools else _Given(_read_bools(mask))

@@ -101,18 +101,22 @@ def _role(name: str, leaf: Any, module: _Module | None, near: _Surroundings) -> 
     plain = {"weight": WEIGHTS, "bias": BIASES, "shift": BIASES}
     if says in plain and (kind == WEIGHTS or near.has_matrix):
         return plain[says], named
-    return _role_from_surroundings(name, says, near) or (
+    return _role_from_surroundings(name, says, leaf, near) or (
         (plain[says], named) if says in plain else _role_from_axes(leaf)
     )
 
 
-def _role_from_surroundings(name: str, says: str | None, near: _Surroundings) -> tuple[str, str] | None:
+def _role_from_surroundings(
+    name: str, says: str | None, leaf: Any, near: _Surroundings
+) -> tuple[str, str] | None:
     if says in ("bias", "shift"):
         if near.gain:
             return NORMS, f"beside '{near.gain}'"
         if near.names.issuperset(("mean", "var")):
             return NORMS, "beside 'mean' and 'var'"
-    if _is_norm_name(near.parent):
+    # A matrix below a name like `norm_mlp` or `prenorm` is no scale, unless it is called like one.
+    matrix = name != "weight" and says in ("weight", None) and len(_shape(leaf) or ()) >= 2
+    if _is_norm_name(near.parent) and not matrix:
         return NORMS, f"parent name '{near.parent}'"
     if near.is_affine and name in ("weight", "bias"):
         return NORMS, "'weight' and 'bias' of one shape"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,17 @@ class FlatTree:
     treedef: Any
 
     @functools.cached_property
+    def _made(self) -> dict[int, tuple[Any, Any]]:
+        return {}
+
+    def once(self, owner: Any, make: Callable[["FlatTree"], Any]) -> Any:
+        """``make(self)``, made the first time that this owner asks."""
+        # The owner is kept beside its result, so that its id is not given away.
+        if id(owner) not in self._made:
+            self._made[id(owner)] = (owner, make(self))
+        return self._made[id(owner)][1]
+
+    @functools.cached_property
     def path_set(self) -> frozenset[str]:
         return frozenset(self.paths)
 
@@ -36,12 +47,30 @@ class FlatTree:
     def align(self, other: PyTree, name: str) -> list[Any]:
         """Leaves of ``other``, which must have this tree's structure, in order."""
         try:
-            return self.treedef.flatten_up_to(other)
+            found = self.treedef.flatten_up_to(other)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"'{name}' must have the tree structure of the parameters. Got "
                 f"{jax.tree.structure(other)} where {self.treedef} was expected."
             ) from error
+        for path, leaf, entry in zip(self.paths, self.leaves, found, strict=True):
+            _refuse_misfit(path, leaf, entry, name)
+        return found
+
+
+def _refuse_misfit(path: str, leaf: Any, entry: Any, name: str) -> None:
+    if is_absent(leaf) or is_absent(entry):
+        return
+    if is_container(entry):
+        raise ValueError(
+            f"'{name}' must have the tree structure of the parameters. Got {jax.tree.structure(entry)} at "
+            f"'{path}', where the parameters have a leaf."
+        )
+    if is_inexact(entry) and np.shape(entry) != np.shape(leaf):
+        raise ValueError(
+            f"'{name}' must have the shapes of the parameters. Got {np.shape(entry)} at '{path}', where the "
+            f"parameter has {np.shape(leaf)}."
+        )
 
 
 def is_absent(leaf: Any) -> bool:

@@ -34,10 +34,16 @@ class Cut:
             return (self.size == self.length,)
         return (True, False) if self.strided else (False, True)
 
-    def counts(self) -> np.ndarray:
-        """Indices per group along this axis, with ``split``'s rank."""
-        present = (np.arange(self.padded) < self.length).astype(np.int64).reshape(self.split)
-        return present.sum(axis=tuple(np.flatnonzero(self.inside).tolist()), keepdims=True)
+    def counts(self) -> Any:
+        """Indices per group along this axis: a number, or an array along ``split`` where they differ."""
+        groups, rest = self.padded // self.size, self.padded - self.length
+        if not rest:
+            return float(groups if self.strided else self.size)
+        # Where, not a constant: it is weakly typed, and made on the device.
+        if self.strided:
+            return jnp.where(jnp.arange(self.size) < self.size - rest, float(groups), float(groups - 1))[None]
+        last = jnp.arange(groups) == groups - 1
+        return jnp.where(last, float(self.size - rest), float(self.size))[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +69,17 @@ class View:
         return math.prod(n for axis, n in enumerate(self.split) if axis not in self.inside)
 
     def sizes(self) -> Any:
-        """Elements per group: a number, or an array shaped like the groups where they differ."""
-        counts = [cut.counts() for cut in self.cuts]
-        if all(np.all(count == count.flat[0]) for count in counts if count.size):
-            return math.prod(int(count.flat[0]) for count in counts if count.size)
-        shaped: Any = 1
+        """Elements per group: a number, or an array that broadcasts with the groups where they differ."""
+        sizes: Any = 1.0
         position = 0
-        for count in counts:
-            rank = [1] * len(self.split)
-            rank[position : position + count.ndim] = count.shape
-            shaped = shaped * count.reshape(rank)
-            position += count.ndim
-        return shaped
+        for cut in self.cuts:
+            count = cut.counts()
+            if jnp.ndim(count):
+                after = len(self.split) - position - jnp.ndim(count)
+                count = lax.expand_dims(count, [*range(position), *range(position + 2, position + 2 + after)])
+            sizes = sizes * count
+            position += len(cut.split)
+        return sizes
 
     def sum(self, x: Any) -> Any:
         # lax's own reductions keep weak types, which jnp's do not.

@@ -73,13 +73,13 @@ MISFITS = {
         groups.outputs(),
         NET,
         "The groups outputs(layout='flax') need at least 2 axes. The leaf 'dense/bias' has shape (3,). "
-        "Keep it out of the penalty with mask=jaxreg.masks.min_ndim(2).",
+        "Keep it out of the penalty with mask=jaxreg.masks.weights.",
     ),
     "a dense kernel": (
         groups.kernels(),
         {"w": jnp.ones((4, 3))},
         "The groups kernels(layout='flax') need at least 3 axes. The leaf 'w' has shape (4, 3). "
-        "Keep it out of the penalty with mask=jaxreg.masks.min_ndim(3).",
+        "Keep it out of the penalty with mask=jaxreg.masks.weights & jaxreg.masks.min_ndim(3).",
     ),
     "an attention kernel": (
         groups.kernels(),
@@ -109,7 +109,7 @@ MISFITS = {
         groups.blocks((2, 2)),
         {"b": jnp.ones(4)},
         "The groups blocks((2, 2)) need at least 2 axes. The leaf 'b' has shape (4,). "
-        "Keep it out of the penalty with mask=jaxreg.masks.min_ndim(2).",
+        "Keep it out of the penalty with mask=jaxreg.masks.weights.",
     ),
     "an axis that is not there": (
         groups.axes(keep=(2,)),

@@ -263,7 +263,7 @@ def test_as_mask_errors():
         masks.as_mask({"body": {"bias": jnp.array(True)}})
     with pytest.raises(TypeError, match="at 'a'"):
         jax.jit(lambda x: masks.as_mask({"a": x > 0}))(1.0)
-    with pytest.raises(TypeError, match="Got a str at ''"):
+    with pytest.raises(TypeError, match=r"For a path write masks.path\('kernel'\)"):
         masks.as_mask("kernel")
     with pytest.raises(ValueError, match="'mask' has no entry for the leaf 'head/bias'"):
         masks.as_mask({"body": True})(NET)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreg.arguments import check_rate
+from jaxreg.arguments import check_flag, check_number, check_rate
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
-from jaxreg.transforms.new_parameters import rate_at
+from jaxreg.transforms.new_parameters import rate_at, require_penalty
 from jaxreg.tree import PyTree, upcast
 
 
@@ -60,14 +60,22 @@ def prox_adam(
         [1. 0.]
 
     Notes:
-        Where the loss has no gradient (a dead input) nu is 0 and the step size ``eta / eps``:
-        such weights go to zero at once, as they should.
+        A link before it that rescales gradients, such as clipping, rescales the unit of the
+        strength with them. Where the loss has no gradient (a dead input) nu is 0 and the step
+        size ``eta / eps``: such weights go to zero at once, as they should. To differentiate through training,
+        give a positive ``eps_root``, as for ``optax.adam``: the root has no slope at nu = 0.
 
     References:
         Kingma and Ba, Adam, 2015, algorithm 1, arXiv:1412.6980. Prox: Yun, Lozano and Yang, Adaptive
         proximal gradient methods for structured neural networks, 2021, algorithm 1, arXiv:2006.14063
     """
+    require_penalty(penalty, "prox_adam")
     check_rate(learning_rate, "learning_rate", "prox_adam")
+    for name, value in (("b1", b1), ("b2", b2)):
+        check_number(value, name, "prox_adam", high=1.0, open_high=True)
+    for name, value in (("eps", eps), ("eps_root", eps_root)):
+        check_number(value, name, "prox_adam")
+    check_flag(nesterov, "nesterov", "prox_adam")
 
     def step_size(state: Any) -> PyTree:
         adam = state[0]

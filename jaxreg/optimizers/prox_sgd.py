@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxreg.arguments import check_number, check_rate
+from jaxreg.arguments import check_flag, check_number, check_rate
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
-from jaxreg.transforms.new_parameters import rate_at
+from jaxreg.transforms.new_parameters import rate_at, require_penalty
 
 
 def prox_sgd(
@@ -55,12 +55,18 @@ def prox_sgd(
         >>> print(params.round(4))
         [1. 0.]
 
+    Notes:
+        A link before it that rescales gradients, such as clipping, rescales the unit of the
+        strength with them.
+
     References:
         Sutskever et al., On the importance of initialization and momentum in deep learning, 2013,
         https://proceedings.mlr.press/v28/sutskever13.html. Prox: Parikh and Boyd, Proximal
         algorithms, 2014, section 4.2, https://doi.org/10.1561/2400000003
     """
+    require_penalty(penalty, "prox_sgd")
     check_rate(learning_rate, "learning_rate", "prox_sgd")
+    check_flag(nesterov, "nesterov", "prox_sgd")
     gain: Any = 1.0
     if momentum is not None:
         check_number(momentum, "momentum", "prox_sgd", high=1.0, open_high=True)

@@ -13,7 +13,18 @@ from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups
 from jaxreg.masks import as_mask
 from jaxreg.penalties.shrinkage import group_norm
-from jaxreg.tree import FlatTree, PyTree, as_real, cast, flatten, is_inexact, real_dtype, spread, upcast
+from jaxreg.tree import (
+    FlatTree,
+    PyTree,
+    as_real,
+    cast,
+    flatten,
+    is_container,
+    is_inexact,
+    real_dtype,
+    spread,
+    upcast,
+)
 from jaxreg.views import View
 
 Leaves = dict[int, Any]
@@ -164,6 +175,10 @@ class TermPenalty(Penalty):
     mask: Any = dataclasses.field(metadata={"static": True})
 
     def terms(self, flat: FlatTree) -> list[Term]:
+        """The terms of a tree, made once for each ``flat``."""
+        return flat.once(self, self._terms)
+
+    def _terms(self, flat: FlatTree) -> list[Term]:
         selected = self._selected(flat)
         strengths = spread(self.strength, flat, "strength", selected)
         return [Term((i,), (), as_real(strengths[i], flat.leaves[i])) for i in selected]
@@ -225,7 +240,7 @@ class GroupPenalty(TermPenalty):
     groups: Groups = dataclasses.field(metadata={"static": True})
     size_weights: bool = dataclasses.field(metadata={"static": True})
 
-    def terms(self, flat: FlatTree) -> list[Term]:
+    def _terms(self, flat: FlatTree) -> list[Term]:
         selected = self._selected(flat)
         strengths = spread(self.strength, flat, "strength", selected)
         terms = []
@@ -240,12 +255,7 @@ class GroupPenalty(TermPenalty):
         if not self.size_weights:
             return 1.0
         sizes = sum(view.sizes() for view in term.views)
-        if np.ndim(sizes) == 0:
-            return float(sizes) ** 0.5
-        weights: Any = 1.0
-        for size in np.unique(sizes).tolist():
-            weights = jnp.where(sizes == size, size**0.5, weights)
-        return weights
+        return sizes**0.5 if isinstance(sizes, float) else jnp.sqrt(sizes)
 
     def thresholds(self, strength: Any, term: Term) -> Any:
         """Strength times weight as an array with one entry per group."""
@@ -260,11 +270,13 @@ class GroupPenalty(TermPenalty):
 
 def spread_steps(step_size: PyTree, flat: FlatTree, leaves: Leaves) -> Leaves:
     """One step per leaf, in the precision of the leaf: a scalar or an array that broadcasts to it."""
-    if isinstance(step_size, int | float):
+    if not is_container(step_size) and jnp.ndim(step_size) == 0:
         check_number(step_size, "step_size", "prox")
     found = spread(step_size, flat, "step_size", list(leaves))
     steps = {}
     for index, leaf in leaves.items():
+        if is_container(step_size) and jnp.ndim(found[index]) == 0:
+            check_number(found[index], f"step_size[{flat.paths[index]}]", "prox")
         step = as_real(found[index], leaf)
         if not _broadcasts(jnp.shape(step), leaf.shape):
             raise ValueError(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxreg.arguments import check_number
 from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength
-from jaxreg.penalties.shrinkage import l1_distance, modulus, soft_threshold
-from jaxreg.tree import FlatTree, as_real, squared_modulus
+from jaxreg.penalties.shrinkage import half_quadratic, l1_distance, modulus, soft_threshold
+from jaxreg.tree import FlatTree, as_real
 
 
 @jax.tree_util.register_dataclass
@@ -24,7 +24,7 @@ class ElasticNet(TermPenalty):
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
         absolute, curvature = self._parts(term.strength, xs[0])
-        return absolute * jnp.sum(modulus(xs[0])) + curvature / 2 * jnp.sum(squared_modulus(xs[0]))
+        return jnp.sum(absolute * modulus(xs[0]) + half_quadratic(xs[0], curvature))
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         absolute, curvature = self._parts(term.strength, xs[0])

@@ -21,7 +21,7 @@ class L1(TermPenalty):
     composes_after: ClassVar[frozenset[str]] = frozenset({"l1", "elastic_net"})
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
-        return term.strength * jnp.sum(modulus(xs[0]))
+        return jnp.sum(term.strength * modulus(xs[0]))
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         return [soft_threshold(xs[0], steps[0] * term.strength)]

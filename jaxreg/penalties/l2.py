@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength
-from jaxreg.penalties.shrinkage import l1_distance
-from jaxreg.tree import FlatTree, squared_modulus
+from jaxreg.penalties.shrinkage import half_quadratic, l1_distance
+from jaxreg.tree import FlatTree
 
 
 @jax.tree_util.register_dataclass
@@ -20,7 +20,7 @@ class L2(TermPenalty):
     kind: ClassVar[str] = "l2"
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
-        return term.strength * jnp.sum(squared_modulus(xs[0]))
+        return jnp.sum(half_quadratic(xs[0], 2 * term.strength))
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         return [xs[0] / (1 + 2 * term.strength * steps[0])]

@@ -4,16 +4,18 @@ Arrays come here in the precision to compute in. A group may reach over several
 arrays: functions on groups take a list of arrays and the list of their views.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxreg.tree import is_complex, squared_modulus
 from jaxreg.views import View
 
-NEWTON_STEPS = 8  # at most; with one more to polish, exact to rounding for steps spread over 13 decades
+NEWTON_STEPS = 20  # at most; 3 to 5 are usual, 13 were the most for steps spread over 13 decades
 
 Arrays = Sequence[Any]
 Views = Sequence[View]
@@ -27,15 +29,27 @@ def modulus(x: Any) -> Any:
     return jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)))
 
 
+def half_quadratic(x: Any, curvature: Any) -> Any:
+    """``curvature / 2 |x|^2`` element by element; a large x times a small curvature does not overflow."""
+    if is_complex(x):
+        return half_quadratic(x.real, curvature) + half_quadratic(x.imag, curvature)
+    return (curvature / 2 * x) * x
+
+
 def soft_threshold(x: Any, threshold: Any) -> Any:
     """argmin_z threshold |z| + |z - x|^2 / 2, an exact zero where ``|x| <= threshold``."""
     if is_complex(x):
         size = modulus(x)
         alive = size > threshold
         return jnp.where(alive, x * (1 - threshold / jnp.where(alive, size, 1.0)), 0.0)
-    # x minus its clipped self: no sign, no product, so one fused pass, and x - x
-    # is an exact +0 inside the threshold.
-    return x - jnp.minimum(jnp.maximum(x, -threshold), threshold)
+    if isinstance(threshold, float):
+        # A number needs no derivative: one clamp, which is quick to trace and to compile. In
+        # x's own dtype, or as a Python number that leaves a weak type weak.
+        bound = threshold if x.weak_type else x.dtype.type(threshold)
+        return lax.sub(x, lax.clamp(-bound, x, bound))
+    # Not sign(x) * max(|x| - threshold, 0): at threshold 0 this is the identity at 0 too,
+    # also to differentiation.
+    return jnp.where(jnp.abs(x) < threshold, 0.0, x - threshold * lax.sign(x))
 
 
 def group_norm(xs: Arrays, views: Views) -> Any:
@@ -65,13 +79,13 @@ def shrink_groups(xs: Arrays, views: Views, threshold: Any) -> list[Any]:
     underflows is zero.
     """
     active = threshold > 0
-    unit = jnp.where(active, threshold, 1.0)
-    scaled = [x / view.broadcast(unit) for x, view in zip(xs, views, strict=True)]
-    ratio = _sum_of_squares(scaled, views)
+    unit = lax.stop_gradient(jnp.where(active, threshold, 1.0))
+    ratio = _sum_of_squares([x / view.broadcast(unit) for x, view in zip(xs, views, strict=True)], views)
     dead = active & (ratio <= 1)
-    huge = jnp.isinf(ratio)
-    factor = 1 - 1 / jnp.sqrt(jnp.where(dead | huge, 4.0, ratio))
-    factor = jnp.where(dead, 0.0, jnp.where(active & ~huge, factor, 1.0))
+    # A zero group at threshold 0 and a norm beyond the floats keep their values.
+    kept = (ratio == 0) | jnp.isinf(ratio)
+    factor = 1 - (threshold / unit) / jnp.sqrt(jnp.where(dead | kept, 1.0, ratio))
+    factor = jnp.where(dead, 0.0, jnp.where(kept, 1.0, factor))
     return [
         jnp.where(view.broadcast(dead), 0.0, x * view.broadcast(factor))
         for x, view in zip(xs, views, strict=True)
@@ -83,31 +97,31 @@ def shrink_groups_weighted(xs: Arrays, views: Views, steps: Arrays, threshold: A
 
     ``z_i = x_i theta / (theta + threshold s_i)`` with theta = ||z|| the root of
     ``sum_i |x_i|^2 / (theta + threshold s_i)^2 = 1``, or all zero where that sum
-    is at most 1 at theta = 0. Solved as ``1 / sqrt(sum) = 1``: this side is
-    concave in theta, so Newton's method climbs from a lower bound and never
-    overshoots.
+    is at most 1 at theta = 0.
     """
     shifts = [view.broadcast(threshold) * step for step, view in zip(steps, views, strict=True)]
     sizes = [modulus(x) if is_complex(x) else x for x in xs]  # only their squares count
-    dead = _secular(jnp.zeros_like(threshold), sizes, shifts, views) <= 1
-    theta = jnp.where(dead, 1.0, _root(dead, *lax.stop_gradient((sizes, shifts)), views))
-    # One more step, this time differentiated: with theta and the slope held fixed its
-    # derivative is that of the implicit function, and the loop needs none.
-    value = jnp.where(dead, 1.0, _secular(theta, sizes, shifts, views))
-    climbed = jnp.maximum(theta + _newton(theta, value, sizes, shifts, views), jnp.finfo(theta.dtype).tiny)
-    theta = jnp.where(dead, 1.0, climbed)
+    theta = _norms_after(tuple(views), sizes, shifts)
+    dead = theta == 0  # not its opposite: a NaN must come through
+    norm = jnp.where(dead, 1.0, theta)
 
     def place(x: Any, shift: Any, view: View) -> Any:
-        norm, gone = view.broadcast(theta), view.broadcast(dead)
-        return jnp.where(gone, 0.0, x * (norm / (norm + shift)))
+        size, gone = view.broadcast(norm), view.broadcast(dead) & (shift != 0)
+        return jnp.where(gone, 0.0, x * (size / (size + shift)))
 
     return [place(x, shift, view) for x, shift, view in zip(xs, shifts, views, strict=True)]
 
 
-def _root(dead: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
-    """The root theta of each group that is not dead, to half the digits or better."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norms_after(views: tuple[View, ...], sizes: list[Any], shifts: list[Any]) -> Any:
+    """The root theta of each group, 0 where the group dies.
+
+    Solved as ``1 / sqrt(sum) = 1``: this side is concave in theta, so Newton's
+    method climbs from a lower bound and never overshoots.
+    """
     lowest = [view.max(jnp.abs(size) - shift) for size, shift, view in zip(sizes, shifts, views, strict=True)]
     start = _total(lowest, jnp.maximum)
+    dead = _secular(jnp.zeros_like(start), sizes, shifts, views) <= 1
     tolerance = jnp.finfo(start.dtype).eps ** 0.5
 
     def unsettled(carry: Any) -> Any:
@@ -116,11 +130,28 @@ def _root(dead: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
 
     def climb(carry: Any) -> Any:
         count, theta, _ = carry
-        value = _secular(theta, sizes, shifts, views)
-        higher = jnp.maximum(theta, theta + _newton(theta, value, sizes, shifts, views))
+        higher = _newton(theta, sizes, shifts, views)
         return count + 1, higher, jnp.any(~dead & (higher - theta > tolerance * higher))
 
-    return lax.while_loop(unsettled, climb, (0, start, jnp.array(True)))[1]
+    _, theta, _ = lax.while_loop(unsettled, climb, (0, start, jnp.any(~dead)))
+    polished = jnp.maximum(_newton(theta, sizes, shifts, views), jnp.finfo(start.dtype).tiny)
+    return jnp.where(dead, 0.0, polished)
+
+
+@_norms_after.defjvp
+def _norms_after_jvp(views: tuple[View, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    # The implicit function theorem on sum_i x_i^2 / (theta + b_i)^2 = 1, written in theta
+    # itself, so that it can be differentiated again.
+    (sizes, shifts), (size_tangents, shift_tangents) = primals, tangents
+    theta = _norms_after(views, sizes, shifts)
+    pulls, slopes = [], []
+    for size, shift, dx, db, view in zip(sizes, shifts, size_tangents, shift_tangents, views, strict=True):
+        share, room = _shares(theta, size, shift, view)
+        pulls.append(view.sum((share * dx - share * share * db) / room))
+        slopes.append(view.sum(share * share / room))
+    alive = theta > 0
+    slope = jnp.where(alive, _total(slopes, jnp.add), 1.0)
+    return theta, jnp.where(alive, _total(pulls, jnp.add), 0.0) / slope
 
 
 def _secular(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
@@ -129,19 +160,20 @@ def _secular(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
     return _total([view.sum(_shares(theta, x, b, view)[0] ** 2) for x, b, view in parts], jnp.add)
 
 
-def _newton(theta: Any, value: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
-    """Newton's step for ``1 / sqrt(value) = 1``, differentiable in the value alone."""
-    # The barrier keeps this sum out of the pass that made the value: XLA's CPU backend
+def _newton(theta: Any, sizes: Arrays, shifts: Arrays, views: Views) -> Any:
+    """A step of Newton's method up from theta, for ``1 / sqrt(_secular) = 1``."""
+    value = _secular(theta, sizes, shifts, views)
+    # The barrier keeps the next sum out of the pass that made the value: XLA's CPU backend
     # would fuse the two into one loop without vectors or threads, eight times slower.
-    theta, _ = lax.optimization_barrier(lax.stop_gradient((theta, value)))
+    later, _ = lax.optimization_barrier((theta, value))
     slopes = []
     for size, shift, view in zip(sizes, shifts, views, strict=True):
-        share, room = _shares(theta, size, shift, view)
-        slopes.append(view.sum(lax.stop_gradient(share * share / room)))
+        share, room = _shares(later, size, shift, view)
+        slopes.append(view.sum(share * share / room))
     slope = _total(slopes, jnp.add)
     moving = slope > 0
     step = (value * jnp.sqrt(jnp.where(moving, value, 1.0)) - value) / jnp.where(moving, slope, 1.0)
-    return jnp.where(moving, step, 0.0)
+    return jnp.maximum(theta, theta + jnp.where(moving, step, 0.0))
 
 
 def _shares(theta: Any, size: Any, shift: Any, view: View) -> tuple[Any, Any]:

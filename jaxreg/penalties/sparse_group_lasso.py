@@ -25,7 +25,7 @@ class SparseGroupLasso(GroupPenalty):
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
         absolute, grouped = self._parts(term.strength, xs[0])
-        return absolute * sum(jnp.sum(modulus(x)) for x in xs) + grouped * self.weighted_norms(xs, term)
+        return sum(jnp.sum(absolute * modulus(x)) for x in xs) + grouped * self.weighted_norms(xs, term)
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         absolute, grouped = self._parts(term.strength, xs[0])

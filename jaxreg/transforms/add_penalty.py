@@ -64,7 +64,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
         moves = flat.align(updates, "updates")
         for index, slope in _gradient(penalty, flat).items():
             if is_inexact(moves[index]):
-                moves[index] = cast(moves[index] + slope, moves[index].dtype)
+                moves[index] = cast(moves[index] + slope, jnp.result_type(moves[index]))
         return flat.rebuild(moves), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxreg.arguments import check_rate
 from jaxreg.penalties import Penalty
@@ -64,8 +66,14 @@ def proximal_point(
     flat = flatten(params)
     moves = flat.align(updates, "updates")
     reached = [i for i in penalty.touched(flat) if is_inexact(moves[i])]
-    points = {i: upcast(flat.leaves[i]) + upcast(moves[i]) for i in reached}
+    points = {i: _plain(lax.add, upcast(flat.leaves[i]), upcast(moves[i])) for i in reached}
     return flat, moves, penalty.prox_of(flat, points, spread_steps(step_size, flat, points))
+
+
+def _plain(operation: Callable[[Any, Any], jax.Array], x: Any, y: Any) -> jax.Array:
+    """An operation of lax: on trees of a thousand leaves NumPy's promotion is slow to trace."""
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    return operation(cast(x, dtype), cast(y, dtype))
 
 
 def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree) -> PyTree:
@@ -77,8 +85,8 @@ def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_siz
     flat, moves, points = proximal_point(penalty, params, updates, step_size)
     for index, point in points.items():
         leaf = flat.leaves[index]
-        dtype = jnp.promote_types(jnp.result_type(leaf), moves[index].dtype)
-        moves[index] = cast(point - upcast(leaf), dtype)
+        dtype = jnp.promote_types(jnp.result_type(leaf), jnp.result_type(moves[index]))
+        moves[index] = cast(_plain(lax.sub, point, upcast(leaf)), dtype)
     return flat.rebuild(moves)
 
 

@@ -87,6 +87,6 @@ def weight_decay(
 
 
 def _decayed(leaf: Any, move: Any, share: Any) -> Any:
-    dtype = jnp.promote_types(jnp.result_type(leaf), move.dtype)
+    dtype = jnp.promote_types(jnp.result_type(leaf), jnp.result_type(move))
     wide = upcast(leaf)
     return cast(upcast(move) - as_real(share, wide) * wide, dtype)

@@ -129,7 +129,7 @@ def test_without_rich_the_error_names_the_extra(monkeypatch):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"mask=jaxreg.masks.min_ndim\(2\)"):
+    with pytest.raises(ValueError, match=r"mask=jaxreg.masks.weights\."):
         jaxreg.report(PARAMS, groups.outputs())
     with pytest.raises(TypeError, match="The 'groups' parameter of report must be a structure from"):
         jaxreg.report(PARAMS, masks.weights)

@@ -82,7 +82,7 @@ def test_models_of_more_elements_than_an_int32_holds():
 
 def test_errors():
     with pytest.raises(
-        ValueError, match=r"The leaf 'layer/bias' has shape \(3,\).*mask=jaxreg.masks.min_ndim\(2\)"
+        ValueError, match=r"The leaf 'layer/bias' has shape \(3,\).*mask=jaxreg.masks.weights\."
     ):
         jaxreg.sparsity(PARAMS, groups.outputs())
     with pytest.raises(TypeError, match="The 'groups' parameter of sparsity must be a structure from"):

@@ -83,18 +83,26 @@ def test_a_step_count_is_no_parameter_tree(name: str, count: Any) -> None:
         FACTORIES[name](0.1)(count)
 
 
+def test_integer_strengths_are_numbers_to_differentiate() -> None:
+    slope = jax.grad(lambda penalty: penalty(jnp.array([1.0, -3.0])))(jaxreg.l1(1))
+    assert slope.strength == 4.0
+    assert jaxreg.l1({"a": 1}).strength == {"a": 1.0}
+
+
 def test_a_single_array_is_a_parameter_tree() -> None:
     assert float(jaxreg.l1(0.5)(jnp.float32(2.0))) == 1.0
     assert float(jaxreg.l1(0.5)(2.0)) == 1.0
 
 
 @factories
-@pytest.mark.parametrize("bad", [-0.5, float("nan")])
+@pytest.mark.parametrize("bad", [-0.5, float("nan"), np.float32(-1.0), jnp.float32(-1.0)])
 def test_step_size_out_of_range(name: str, bad: float) -> None:
     with pytest.raises(
         ValueError, match=r"The 'step_size' parameter of prox must be a non-negative number. Got "
     ):
         FACTORIES[name](0.1).prox({"w": jnp.ones((2, 2))}, bad)
+    with pytest.raises(ValueError, match=r"'step_size\[w\]' parameter of prox must be a non-negative number"):
+        FACTORIES[name](0.1).prox({"w": jnp.ones((2, 2))}, {"w": bad})
 
 
 @factories
@@ -137,7 +145,5 @@ def test_groups_and_size_weights(make: Callable[..., jaxreg.Penalty]) -> None:
             make(0.1, bad)
     with pytest.raises(TypeError, match=r"The 'size_weights' parameter of \w+ must be True or False. Got 1"):
         make(0.1, groups.outputs(), size_weights=1)
-    with pytest.raises(
-        ValueError, match=r"The leaf 'bias' has shape \(3,\).*mask=jaxreg.masks.min_ndim\(2\)"
-    ):
+    with pytest.raises(ValueError, match=r"The leaf 'bias' has shape \(3,\).*mask=jaxreg.masks.weights\."):
         make(0.1, groups.outputs())({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})

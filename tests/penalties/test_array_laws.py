@@ -201,3 +201,19 @@ def test_sharding_is_kept_without_gathering(case: PenaltyCase) -> None:
         assert shrunk["layer"]["kernel"].sharding.is_equivalent_to(sharding, 2)
         assert "all-gather" not in compiled.as_text()
         chex.assert_trees_all_close(value, penalty(jax.device_get(tree)), rtol=1e-6)
+
+
+def test_inside_shard_map(case: PenaltyCase) -> None:
+    """Groups that lie within a shard need nothing from other devices."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    columns = PartitionSpec(None, "d")
+    leaf, step = draw(8), jnp.linspace(0.1, 1.0, int(np.prod(SHAPE))).reshape(SHAPE)
+
+    def prox(kernel: jax.Array, step: jax.Array) -> jax.Array:
+        tree = {"layer": {"kernel": kernel, "bias": jnp.ones(SHAPE[1])}}
+        sizes = {"layer": {"kernel": step, "bias": 1.0}}
+        return case.make(0.2).prox(tree, sizes)["layer"]["kernel"]
+
+    mapped = jax.shard_map(prox, mesh=mesh, in_specs=(columns, columns), out_specs=columns)(leaf, step)
+    halves = [prox(leaf[:, half], step[:, half]) for half in (slice(0, 2), slice(2, 4))]
+    chex.assert_trees_all_close(mapped, jnp.concatenate(halves, axis=1), atol=1e-6)

@@ -159,6 +159,63 @@ def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_elem
     np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.usefixtures("x64")
+def test_prox_is_exact_for_steps_over_ten_decades(case: PenaltyCase) -> None:
+    """Optimality of the proximal problem itself, where weights and steps shrink together."""
+    rng = np.random.default_rng(13)
+    for _ in range(5):
+        step = 10.0 ** rng.uniform(-8, 2, size=SHAPE)
+        x = rng.normal(size=SHAPE) * step
+        point = prox(case, x, step, 0.3)
+        tree = {"layer": {"kernel": jnp.asarray(point), "bias": jnp.ones(SHAPE[1])}}
+        slope = {"layer": {"kernel": jnp.asarray((point - x) / step), "bias": jnp.zeros(SHAPE[1])}}
+        distance = case.make(0.3).optimality(tree, slope)["layer"]["kernel"]
+        np.testing.assert_allclose(distance, 0, atol=1e-9)
+
+
+def test_nan_comes_through(case: PenaltyCase) -> None:
+    x = draw(14).astype(np.float32)
+    x[2, 1] = np.nan
+    for step in (0.3, np.full(SHAPE, 0.3, np.float32)):
+        assert np.isnan(prox(case, x, step)[2, 1])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: bool) -> None:
+    """At step 0 the prox is the identity, also to differentiation, zeros included."""
+    x = draw(15)
+    x[:, 0] = 0.0
+    step = jnp.zeros(SHAPE) if per_element else 0.0
+    sizes = {"layer": {"kernel": step, "bias": 0.0}} if per_element else step
+
+    def move(strength: jax.Array, w: jax.Array) -> jax.Array:
+        tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
+        return case.make(strength).prox(tree, sizes)["layer"]["kernel"]
+
+    along = jnp.asarray(draw(16))
+    out, slope = jax.jvp(move, (jnp.asarray(STRENGTH), jnp.asarray(x)), (jnp.asarray(1.0), along))
+    np.testing.assert_array_equal(out, x)
+    np.testing.assert_allclose(slope, along, atol=1e-12)
+    chex.assert_tree_all_finite(jax.grad(lambda s: move(s, jnp.asarray(x)).sum())(STRENGTH))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> None:
+    x = draw(17, 3.0)
+    step = jnp.asarray(np.maximum(steps_per_element(18), 1e-3) if per_element else 0.3)
+    sizes = {"layer": {"kernel": step, "bias": 1.0}} if per_element else step
+
+    def total(strength: jax.Array) -> jax.Array:
+        tree = {"layer": {"kernel": jnp.asarray(x), "bias": jnp.ones(SHAPE[1])}}
+        return jnp.sum(case.make(strength).prox(tree, sizes)["layer"]["kernel"] ** 2)
+
+    slope, small = jax.grad(total), 1e-6
+    difference = (slope(STRENGTH + small) - slope(STRENGTH - small)) / (2 * small)
+    np.testing.assert_allclose(jax.grad(slope)(STRENGTH), difference, rtol=1e-5, atol=1e-6)
+
+
 def test_zeros_and_ties_and_equal_groups(case: PenaltyCase) -> None:
     for x in (np.zeros(SHAPE), np.ones(SHAPE), -np.ones(SHAPE), np.full(SHAPE, 1e-45)):
         out = prox(case, x.astype(np.float32), 0.5)

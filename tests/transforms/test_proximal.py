@@ -196,7 +196,7 @@ def test_a_schedule_that_goes_negative_is_caught_where_it_can_be():
 
 def test_what_does_not_fit_is_refused_at_init():
     params = parameters()
-    with pytest.raises(ValueError, match=r"'layer/bias' has shape \(3,\).*mask=jaxreg.masks.min_ndim\(2\)"):
+    with pytest.raises(ValueError, match=r"'layer/bias' has shape \(3,\).*mask=jaxreg.masks.weights\."):
         jaxreg.proximal_group_lasso(0.1, 0.1, groups.outputs()).init(params)
     with pytest.raises(ValueError, match="'strength' has an entry 'head' that is above no leaf"):
         jaxreg.proximal_l1({"layer": 0.1, "head": 0.1}, 0.1).init(params)
