@@ -287,6 +287,12 @@ def spread_steps(step_size: PyTree, flat: FlatTree, leaves: Leaves) -> Leaves:
     return steps
 
 
+def mixed(strength: Any, l1_ratio: Any, like: Any) -> tuple[Any, Any]:
+    """The strength of the l1 part of a mix, and that of its other part."""
+    ratio = as_real(l1_ratio, like)
+    return strength * ratio, strength * (1 - ratio)
+
+
 def checked_strength(strength: Any, mask: Any, owner: str) -> dict[str, Any]:
     """The fields that all penalties share, checked."""
     return {"strength": check_number_tree(strength, "strength", owner), "mask": as_mask(mask)}

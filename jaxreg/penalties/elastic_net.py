@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg.arguments import check_number
-from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength
+from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength, mixed
 from jaxreg.penalties.shrinkage import half_quadratic, l1_distance, modulus, soft_threshold
-from jaxreg.tree import FlatTree, as_real
+from jaxreg.tree import FlatTree
 
 
 @jax.tree_util.register_dataclass
@@ -23,32 +23,28 @@ class ElasticNet(TermPenalty):
     l1_ratio: Any
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
-        absolute, curvature = self._parts(term.strength, xs[0])
+        absolute, curvature = mixed(term.strength, self.l1_ratio, xs[0])
         return jnp.sum(absolute * modulus(xs[0]) + half_quadratic(xs[0], curvature))
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
-        absolute, curvature = self._parts(term.strength, xs[0])
+        absolute, curvature = mixed(term.strength, self.l1_ratio, xs[0])
         return [soft_threshold(xs[0], steps[0] * absolute) / (1 + steps[0] * curvature)]
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
-        absolute, curvature = self._parts(term.strength, xs[0])
+        absolute, curvature = mixed(term.strength, self.l1_ratio, xs[0])
         return [l1_distance(xs[0], grads[0] + curvature * xs[0], absolute + soft[0])]
 
     def curvature_of(self, flat: FlatTree) -> Leaves:
-        return {i: self._parts(s, flat.leaves[i])[1] for i, s in self.strengths_of(flat).items()}
+        return {i: mixed(s, self.l1_ratio, flat.leaves[i])[1] for i, s in self.strengths_of(flat).items()}
 
     def without_curvature(self) -> Penalty:
         strength = jax.tree.map(lambda s: s * self.l1_ratio, self.strength)
         return dataclasses.replace(self, strength=strength, l1_ratio=1.0)
 
     def soft_of(self, flat: FlatTree) -> Leaves:
-        return {i: self._parts(s, flat.leaves[i])[0] for i, s in self.strengths_of(flat).items()}
-
-    def _parts(self, strength: Any, like: Any) -> tuple[Any, Any]:
-        ratio = as_real(self.l1_ratio, like)
-        return strength * ratio, strength * (1 - ratio)
+        return {i: mixed(s, self.l1_ratio, flat.leaves[i])[0] for i, s in self.strengths_of(flat).items()}
 
 
 def elastic_net(strength: Any, l1_ratio: Any, *, mask: Any = None) -> Penalty:

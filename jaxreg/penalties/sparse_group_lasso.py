@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from jaxreg.arguments import check_number
 from jaxreg.group_kinds import Groups
-from jaxreg.penalties.base import GroupPenalty, Penalty, Term, checked_groups, checked_strength
+from jaxreg.penalties.base import GroupPenalty, Penalty, Term, checked_groups, checked_strength, mixed
 from jaxreg.penalties.shrinkage import group_distance, modulus, prox_groups, soft_threshold
-from jaxreg.tree import as_real
 
 
 @jax.tree_util.register_dataclass
@@ -24,24 +23,20 @@ class SparseGroupLasso(GroupPenalty):
     l1_ratio: Any
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
-        absolute, grouped = self._parts(term.strength, xs[0])
+        absolute, grouped = mixed(term.strength, self.l1_ratio, xs[0])
         return sum(jnp.sum(absolute * modulus(x)) for x in xs) + grouped * self.weighted_norms(xs, term)
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
-        absolute, grouped = self._parts(term.strength, xs[0])
+        absolute, grouped = mixed(term.strength, self.l1_ratio, xs[0])
         soft = [soft_threshold(x, step * absolute) for x, step in zip(xs, steps, strict=True)]
         return prox_groups(soft, term.views, steps, self.thresholds(grouped, term))
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
-        absolute, grouped = self._parts(term.strength, xs[0])
+        absolute, grouped = mixed(term.strength, self.l1_ratio, xs[0])
         soft = [extra + absolute for extra in soft]
         return group_distance(xs, grads, term.views, soft, self.thresholds(grouped, term))
-
-    def _parts(self, strength: Any, like: Any) -> tuple[Any, Any]:
-        ratio = as_real(self.l1_ratio, like)
-        return strength * ratio, strength * (1 - ratio)
 
 
 def sparse_group_lasso(
