@@ -64,6 +64,8 @@ def check_flag(value: Any, name: str, owner: str) -> bool:
 
 def refuse_step_count(params: Any, owner: str) -> None:
     """Raise when a mask or a penalty is called like a schedule."""
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(params)):
+        return  # a module may have a shape and a dtype of its own
     whole_number = isinstance(params, int | np.integer) or (
         getattr(params, "shape", None) == () and jax.numpy.issubdtype(params.dtype, np.integer)
     )

@@ -6,7 +6,8 @@ import functools
 
 import optax
 
-from jaxreg import arguments, patterns, roles, tree
+from jaxreg import patterns, roles, tree
+from jaxreg.arguments import refuse_step_count
 from jaxreg.tree import FlatTree, PyTree, is_absent, is_inexact
 
 # Whether a leaf is in, and which rule said so.
@@ -30,7 +31,7 @@ class Mask(abc.ABC):
             ValueError: if a pattern matches no leaf, or the mask chooses none.
             TypeError: if called with a step count instead of parameters.
         """
-        refuse_step_count(params, self)
+        refuse_step_count(params, f"The mask {self}")
         flat = tree.flatten(params)
         chosen = self.select(flat)
         return flat.rebuild(
@@ -47,6 +48,10 @@ class Mask(abc.ABC):
                 f"Their paths are: {patterns.abridged(flat.paths)}."
             )
         return chosen
+
+    def indices(self, flat: FlatTree) -> list[int]:
+        """Where :meth:`select` is true."""
+        return [index for index, chosen in enumerate(self.select(flat)) if chosen]
 
     @abc.abstractmethod
     def judge(self, view: "View") -> list[Verdict]:
@@ -145,12 +150,6 @@ class Not(Mask):
 
     def __repr__(self) -> str:
         return f"~({self.inner})" if isinstance(self.inner, AllOf | AnyOf) else f"~{self.inner}"
-
-
-def refuse_step_count(params: PyTree, mask: Mask) -> None:
-    """Raise when optax.inject_hyperparams took the mask for a schedule."""
-    if not tree.is_container(params):
-        arguments.refuse_step_count(params, f"The mask {mask}")
 
 
 def _parts(kind: "type[AllOf | AnyOf]", *masks: Mask) -> tuple[Mask, ...]:

@@ -30,8 +30,8 @@ import numpy as np
 import optax
 
 from jaxreg import patterns, roles, tree
-from jaxreg.arguments import REMEDY
-from jaxreg.mask_algebra import Mask, Verdict, View, refuse_step_count
+from jaxreg.arguments import REMEDY, refuse_step_count
+from jaxreg.mask_algebra import Mask, Verdict, View
 from jaxreg.tables import text_table
 from jaxreg.tree import PyTree, is_absent
 
@@ -213,7 +213,7 @@ def describe(mask: "Mask | Callable[[PyTree], PyTree] | PyTree | None", params: 
         1 of 2 floating-point leaves selected, 6 of 9 elements
     """
     mask = as_mask(mask)
-    refuse_step_count(params, mask)
+    refuse_step_count(params, f"The mask {mask}")
     view = View(tree.flatten(params))
     rows = tuple(
         _row(path, leaf, floating, verdict)

@@ -38,6 +38,11 @@ class FlatTree:
         return self._made[id(owner)][1]
 
     @functools.cached_property
+    def has_floating(self) -> bool:
+        """Whether there is anything to regularise; optax's placeholder for parameters has nothing."""
+        return any(is_inexact(leaf) for leaf in self.leaves)
+
+    @functools.cached_property
     def path_set(self) -> frozenset[str]:
         return frozenset(self.paths)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxreg.group_kinds import Cluster, Groups
 from jaxreg.groups import check_groups
 from jaxreg.masks import as_mask
-from jaxreg.tree import FlatTree, PyTree, flatten, is_inexact
+from jaxreg.tree import FlatTree, PyTree, flatten
 
 
 def sparsity(params: PyTree, groups: Groups | None = None, *, mask: Any = None) -> jax.Array:
@@ -50,9 +50,7 @@ def sparsity(params: PyTree, groups: Groups | None = None, *, mask: Any = None) 
 
 
 def selected_leaves(flat: FlatTree, mask: Any) -> list[int]:
-    if not any(is_inexact(leaf) for leaf in flat.leaves):
-        return []
-    return [index for index, chosen in enumerate(as_mask(mask).select(flat)) if chosen]
+    return as_mask(mask).indices(flat) if flat.has_floating else []
 
 
 def zero_elements(leaf: Any) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg.masks import as_mask
-from jaxreg.transforms.new_parameters import require_optimizer, require_params
+from jaxreg.transforms.new_parameters import check_fit, require_optimizer, require_params
 from jaxreg.tree import FlatTree, PyTree, flatten, is_inexact
 
 
@@ -52,9 +52,7 @@ def freeze_zeros(
     held = as_mask(mask)
 
     def init(params: PyTree) -> Any:
-        flat = flatten(params)
-        if any(is_inexact(leaf) for leaf in flat.leaves):
-            held.select(flat)
+        check_fit(held.select, params)
         return inner.init(params)
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
@@ -65,8 +63,8 @@ def freeze_zeros(
 
     def _live(updates: PyTree, flat: FlatTree) -> PyTree:
         moves = flat.align(updates, "updates")
-        for index, holds in enumerate(held.select(flat)):
-            if holds and is_inexact(moves[index]):
+        for index in held.indices(flat):
+            if is_inexact(moves[index]):
                 move = moves[index]
                 moves[index] = jnp.where(jnp.asarray(flat.leaves[index]) == 0, jnp.zeros_like(move), move)
         return flat.rebuild(moves)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from jaxreg.arguments import check_flag, check_number, check_rate
@@ -70,7 +69,7 @@ def prox_sgd(
     gain: Any = 1.0
     if momentum is not None:
         check_number(momentum, "momentum", "prox_sgd", high=1.0, open_high=True)
-        gain = 1 / (1 - jnp.asarray(momentum)) if hasattr(momentum, "dtype") else 1 / (1 - momentum)
+        gain = 1 / (1 - momentum)
 
     def step_size(count: Any) -> Any:
         return rate_at(learning_rate, count, "prox_sgd", "learning_rate") * gain

@@ -89,7 +89,7 @@ def proximal_optimizer(
     steps_at = _step_sizes(step_size)
 
     def init(params: PyTree) -> ProximalOptimizerState:
-        check_fit(penalty, params)
+        check_fit(penalty.touched, params)
         return ProximalOptimizerState(jnp.zeros([], jnp.int32), inner.init(params))
 
     def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, ProximalOptimizerState]]:

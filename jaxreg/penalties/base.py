@@ -72,8 +72,7 @@ class Penalty:
         refuse_step_count(params, f"A penalty ({self.kind})")
         flat = flatten(params)
         leaves = {index: upcast(flat.leaves[index]) for index in self.touched(flat)}
-        dtype = jnp.result_type(jnp.float32, *(real_dtype(leaf) for leaf in leaves.values()))
-        return jnp.asarray(self.value_of(flat, leaves), dtype)
+        return self.total_of(flat, leaves)
 
     def prox(self, params: PyTree, step_size: PyTree) -> PyTree:
         """``argmin_z R(z) + sum_i |z_i - x_i|^2 / (2 step_i)`` at ``x = params``.
@@ -143,6 +142,11 @@ class Penalty:
         """Indices of the leaves that this penalty reaches."""
         raise NotImplementedError(f"{type(self).__name__} must define touched().")  # the subclass's duty
 
+    def total_of(self, flat: FlatTree, leaves: Leaves) -> jax.Array:
+        """The value as a scalar array of at least float32, also where no leaf takes part."""
+        dtype = jnp.result_type(jnp.float32, *(real_dtype(leaf) for leaf in leaves.values()))
+        return jnp.asarray(self.value_of(flat, leaves), dtype)
+
     def value_of(self, flat: FlatTree, leaves: Leaves) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define value_of().")  # the subclass's duty
 
@@ -179,7 +183,7 @@ class TermPenalty(Penalty):
         return flat.once(self, self._terms)
 
     def _terms(self, flat: FlatTree) -> list[Term]:
-        selected = self._selected(flat)
+        selected = self.mask.indices(flat)
         strengths = spread(self.strength, flat, "strength", selected)
         return [Term((i,), (), as_real(strengths[i], flat.leaves[i])) for i in selected]
 
@@ -225,9 +229,6 @@ class TermPenalty(Penalty):
     def strengths_of(self, flat: FlatTree) -> Leaves:
         return {index: term.strength for term in self.terms(flat) for index in term.indices}
 
-    def _selected(self, flat: FlatTree) -> list[int]:
-        return [index for index, chosen in enumerate(self.mask.select(flat)) if chosen]
-
     def _present(self, flat: FlatTree, leaves: Leaves) -> list[Term]:
         return [term for term in self.terms(flat) if all(index in leaves for index in term.indices)]
 
@@ -241,7 +242,7 @@ class GroupPenalty(TermPenalty):
     size_weights: bool = dataclasses.field(metadata={"static": True})
 
     def _terms(self, flat: FlatTree) -> list[Term]:
-        selected = self._selected(flat)
+        selected = self.mask.indices(flat)
         strengths = spread(self.strength, flat, "strength", selected)
         terms = []
         for cluster in self.groups.resolve(flat, selected):

@@ -66,7 +66,7 @@ def group_norm(xs: Arrays, views: Views) -> Any:
 
 def prox_groups(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:
     """argmin_z threshold ||z||_2 + sum_i |z_i - x_i|^2 / (2 s_i) in each group."""
-    if is_uniform(steps[0]) and all(step is steps[0] for step in steps):
+    if jnp.ndim(steps[0]) == 0 and all(step is steps[0] for step in steps):
         return shrink_groups(xs, views, steps[0] * threshold)
     return shrink_groups_weighted(xs, views, steps, threshold)
 
@@ -217,8 +217,3 @@ def group_distance(xs: Arrays, grads: Arrays, views: Views, soft: Arrays, thresh
 
 def _direction(x: Any) -> Any:
     return x / jnp.where(x == 0, 1.0, modulus(x)) if is_complex(x) else lax.sign(x)
-
-
-def is_uniform(step: Any) -> bool:
-    """Whether one step size serves the whole leaf."""
-    return jnp.ndim(step) == 0

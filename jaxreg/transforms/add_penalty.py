@@ -52,7 +52,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
     require_penalty(penalty, "add_penalty")
 
     def init(params: PyTree) -> optax.EmptyState:
-        check_fit(penalty, params)
+        check_fit(penalty.touched, params)
         return optax.EmptyState()
 
     def update(
@@ -72,5 +72,5 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
 
 def _gradient(penalty: Penalty, flat: FlatTree) -> dict[int, Any]:
     leaves = {index: upcast(flat.leaves[index]) for index in penalty.touched(flat)}
-    slopes = jax.grad(lambda xs: jnp.asarray(penalty.value_of(flat, xs), jnp.float32))(leaves)
+    slopes = jax.grad(lambda xs: penalty.total_of(flat, xs))(leaves)
     return {index: jnp.conj(slope) for index, slope in slopes.items()}

@@ -44,11 +44,11 @@ def require_optimizer(optimizer: Any, owner: str) -> optax.GradientTransformatio
     return optax.with_extra_args_support(optax.GradientTransformation(optimizer.init, optimizer.update))
 
 
-def check_fit(penalty: Penalty, params: PyTree) -> None:
-    """Refuse at ``init`` a penalty whose masks, groups or strengths do not fit the parameters."""
+def check_fit(resolve: Callable[[FlatTree], object], params: PyTree) -> None:
+    """Refuse at ``init`` masks, groups or strengths that do not fit: resolving them raises."""
     flat = flatten(params)
-    if any(is_inexact(leaf) for leaf in flat.leaves):
-        penalty.touched(flat)
+    if flat.has_floating:
+        resolve(flat)
 
 
 def rate_at(rate: Any, count: Any, owner: str, name: str) -> Any:
@@ -76,17 +76,20 @@ def _plain(operation: Callable[[Any, Any], jax.Array], x: Any, y: Any) -> jax.Ar
     return operation(cast(x, dtype), cast(y, dtype))
 
 
+def update_dtype(leaf: Any, move: Any) -> Any:
+    """The wider dtype of parameter and incoming update: a float32 zero would not survive bfloat16."""
+    return jnp.promote_types(jnp.result_type(leaf), jnp.result_type(move))
+
+
 def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree) -> PyTree:
     """Updates that ``optax.apply_updates`` turns into the proximal point.
 
-    An update has the wider of the dtypes of parameter and incoming update: a float32
-    zero would not survive a bfloat16 difference.
+    Their dtypes are those of :func:`update_dtype`.
     """
     flat, moves, points = proximal_point(penalty, params, updates, step_size)
     for index, point in points.items():
         leaf = flat.leaves[index]
-        dtype = jnp.promote_types(jnp.result_type(leaf), jnp.result_type(moves[index]))
-        moves[index] = cast(_plain(lax.sub, point, upcast(leaf)), dtype)
+        moves[index] = cast(_plain(lax.sub, point, upcast(leaf)), update_dtype(leaf, moves[index]))
     return flat.rebuild(moves)
 
 

@@ -1,5 +1,6 @@
 """Proximal links for the end of an optax chain."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +81,7 @@ def proximal(
         )
 
     def init(params: PyTree) -> ProximalState:
-        check_fit(penalty, params)
+        check_fit(penalty.touched, params)
         return ProximalState(jnp.zeros([], jnp.int32))
 
     def update(
@@ -129,9 +130,7 @@ def proximal_l1(
     References:
         Daubechies, Defrise and De Mol, An iterative thresholding algorithm, 2004, arXiv:math/0307152
     """
-    if callable(strength):
-        return proximal(l1(1.0, mask=mask), learning_rate, strength_schedule=strength)
-    return proximal(l1(strength, mask=mask), learning_rate)
+    return _proximal_at(strength, learning_rate, lambda number: l1(number, mask=mask))
 
 
 def proximal_group_lasso(
@@ -170,6 +169,13 @@ def proximal_group_lasso(
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006,
         https://doi.org/10.1111/j.1467-9868.2005.00532.x
     """
+    return _proximal_at(strength, learning_rate, lambda number: group_lasso(number, groups, mask=mask))
+
+
+def _proximal_at(
+    strength: Any, learning_rate: Any, make: Callable[[Any], Penalty]
+) -> optax.GradientTransformationExtraArgs:
+    """:func:`proximal` with a penalty made at a strength that may be a schedule."""
     if callable(strength):
-        return proximal(group_lasso(1.0, groups, mask=mask), learning_rate, strength_schedule=strength)
-    return proximal(group_lasso(strength, groups, mask=mask), learning_rate)
+        return proximal(make(1.0), learning_rate, strength_schedule=strength)
+    return proximal(make(strength), learning_rate)

@@ -7,7 +7,7 @@ import optax
 
 from jaxreg.arguments import check_rate
 from jaxreg.masks import as_mask
-from jaxreg.transforms.new_parameters import rate_at, require_params
+from jaxreg.transforms.new_parameters import check_fit, rate_at, require_params, update_dtype
 from jaxreg.transforms.proximal import ProximalState
 from jaxreg.tree import PyTree, as_real, cast, flatten, is_inexact, upcast
 
@@ -63,9 +63,7 @@ def weight_decay(
     chosen = as_mask(mask)
 
     def init(params: PyTree) -> ProximalState:
-        flat = flatten(params)
-        if any(is_inexact(leaf) for leaf in flat.leaves):
-            chosen.select(flat)
+        check_fit(chosen.select, params)
         return ProximalState(jnp.zeros([], jnp.int32))
 
     def update(
@@ -78,8 +76,8 @@ def weight_decay(
             share = share * rate_at(learning_rate, state.count, "weight_decay", "learning_rate")
         flat = flatten(params)
         moves = flat.align(updates, "updates")
-        for index, decays in enumerate(chosen.select(flat)):
-            if decays and is_inexact(moves[index]):
+        for index in chosen.indices(flat):
+            if is_inexact(moves[index]):
                 moves[index] = _decayed(flat.leaves[index], moves[index], share)
         return flat.rebuild(moves), ProximalState(optax.safe_increment(state.count))
 
@@ -87,6 +85,5 @@ def weight_decay(
 
 
 def _decayed(leaf: Any, move: Any, share: Any) -> Any:
-    dtype = jnp.promote_types(jnp.result_type(leaf), jnp.result_type(move))
     wide = upcast(leaf)
-    return cast(upcast(move) - as_real(share, wide) * wide, dtype)
+    return cast(upcast(move) - as_real(share, wide) * wide, update_dtype(leaf, move))
