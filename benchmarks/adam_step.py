@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 import jaxreg
-from benchmarks.runner import Comparison, Program, Repeated, Step
+from benchmarks.runner import Comparison, Program
+from benchmarks.training_steps import Kernels, contract, direct
 
 LEARNING_RATE = 1e-4
 STRENGTH = 1e-4
@@ -30,24 +31,7 @@ def build(*, quick: bool) -> Iterator[Comparison]:
 
 
 def programs(leaves: int, size: int) -> Iterator[Program]:
-    gradients = kernels(leaves, size, seed=1, scale=1e-2)
-
-    def program(
-        name: str,
-        optimizer: Any,
-        step: Callable[..., Any],
-        limit: float | None = None,
-    ) -> Program:
-        def start() -> Any:
-            params = kernels(leaves, size, seed=0, scale=2e-2)
-            return params, optimizer.init(params)
-
-        def advance(carry: Any, grads: Any) -> Any:
-            return step(optimizer, carry, grads)
-
-        compiled = Step(advance, start, gradients)
-        return Program(name, Repeated(compiled), compiled.facts(), limit)
-
+    program = Kernels(leaves, size).program
     adam = optax.adam(LEARNING_RATE)
     l1, lasso = jaxreg.l1(STRENGTH), jaxreg.group_lasso(STRENGTH, GROUPS)
     soft, shrink = (
@@ -65,24 +49,6 @@ def programs(leaves: int, size: int) -> Iterator[Program]:
     yield program("Adam + group lasso, jaxreg.step", fixed, direct)
     yield program("prox_adam(group_lasso), contract", jaxreg.prox_adam(LEARNING_RATE, lasso), contract)
     yield program("prox_adam(group_lasso), jaxreg.step", jaxreg.prox_adam(LEARNING_RATE, lasso), direct)
-
-
-def kernels(leaves: int, size: int, *, seed: int, scale: float) -> Any:
-    keys = jax.random.split(jax.random.key(seed), leaves)
-    return {
-        f"layer_{i}": {"kernel": scale * jax.random.normal(key, (size, size))} for i, key in enumerate(keys)
-    }
-
-
-def contract(optimizer: Any, carry: Any, grads: Any) -> Any:
-    params, state = carry
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-
-def direct(optimizer: Any, carry: Any, grads: Any) -> Any:
-    params, state = carry
-    return jaxreg.step(optimizer, grads, state, params)
 
 
 def followed_by(prox: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:

@@ -20,22 +20,32 @@ SCHEDULES = (
 
 
 def check_number(
-    value: Any, name: str, owner: str, *, high: float = float("inf"), open_high: bool = False
+    value: Any,
+    name: str,
+    owner: str,
+    *,
+    high: float = float("inf"),
+    open_high: bool = False,
+    open_low: bool = False,
 ) -> Any:
-    """Refuse a concrete number that is not finite or not in [0, high]; return it otherwise."""
+    """Refuse a concrete number that is not finite or not in [0, high]; return it otherwise.
+
+    ``open_low`` and ``open_high`` refuse the bounds themselves.
+    """
     if isinstance(value, Tracer):
         if value.shape != ():
             raise ValueError(f"The '{name}' parameter of {owner} must be a scalar. Got shape {value.shape}.")
         return value
     if not _is_real_scalar(value):
         raise TypeError(
-            f"The '{name}' parameter of {owner} must be {_bound(high, open_high)}. "
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low)}. "
             f"Got {value!r} of type {type(value).__name__}.{SCHEDULES if callable(value) else ''}"
         )
     number = float(value)
-    if not np.isfinite(number) or not 0 <= number <= high or (open_high and number == high):
+    at_bound = (open_high and number == high) or (open_low and number == 0)
+    if not np.isfinite(number) or not 0 <= number <= high or at_bound:
         raise ValueError(
-            f"The '{name}' parameter of {owner} must be {_bound(high, open_high)}. Got {number!r}."
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low)}. Got {number!r}."
         )
     return value
 
@@ -54,6 +64,21 @@ def check_number_tree(value: Any, name: str, owner: str) -> Any:
 def check_rate(value: Any, name: str, owner: str) -> Any:
     """A step size or strength in a transform: a non-negative number or a schedule."""
     return value if callable(value) else check_number(value, name, owner)
+
+
+def check_whole_number(value: Any, name: str, owner: str) -> Any:
+    """Refuse what is not a non-negative integer; traced integers pass."""
+    scalar = getattr(value, "shape", None) == () and jax.numpy.issubdtype(value.dtype, np.integer)
+    if isinstance(value, bool) or not (isinstance(value, int) or scalar):
+        raise TypeError(
+            f"The '{name}' parameter of {owner} must be a non-negative whole number. "
+            f"Got {value!r} of type {type(value).__name__}."
+        )
+    if not isinstance(value, Tracer) and value < 0:
+        raise ValueError(
+            f"The '{name}' parameter of {owner} must be a non-negative whole number. Got {value}."
+        )
+    return value
 
 
 def check_flag(value: Any, name: str, owner: str) -> bool:
@@ -84,7 +109,7 @@ def _is_real_scalar(value: Any) -> bool:
     return jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
 
 
-def _bound(high: float = float("inf"), open_high: bool = False) -> str:
+def _bound(high: float = float("inf"), open_high: bool = False, open_low: bool = False) -> str:
     if high == float("inf"):
-        return "a non-negative number"
-    return f"a number in [0, {high:g}{')' if open_high else ']'}"
+        return "a positive number" if open_low else "a non-negative number"
+    return f"a number in {'(' if open_low else '['}0, {high:g}{')' if open_high else ']'}"

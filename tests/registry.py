@@ -194,8 +194,36 @@ TRANSFORMS = [
     _optimizer("prox_sgd", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_sgd[momentum]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9),
     _optimizer("prox_sgd[nesterov]", jaxreg.prox_sgd, penalty=_GROUPED, momentum=0.9, nesterov=True),
+    _optimizer("prox_sgd[damped]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9, damped=True),
     _optimizer("prox_adam", jaxreg.prox_adam, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_adam[groups]", jaxreg.prox_adam, penalty=_GROUPED),
+    _optimizer("prox_adamw", jaxreg.prox_adamw, penalty=jaxreg.l1(0.1), weight_decay=0.1),
+    _optimizer("prox_nadam", jaxreg.prox_nadam, penalty=jaxreg.l1(0.1)),
+    _optimizer("prox_amsgrad", jaxreg.prox_amsgrad, penalty=jaxreg.l1(0.1)),
+    _optimizer("prox_adabelief", jaxreg.prox_adabelief, penalty=jaxreg.l1(0.1), eps=1e-3),
+    _optimizer("prox_adagrad", jaxreg.prox_adagrad, penalty=_GROUPED),
+    _optimizer("prox_rmsprop", jaxreg.prox_rmsprop, penalty=jaxreg.l1(0.1)),
+    _optimizer("prox_rmsprop[momentum]", jaxreg.prox_rmsprop, penalty=_GROUPED, momentum=0.9),
+    _optimizer(
+        "prox_rmsprop[centered]", jaxreg.prox_rmsprop, penalty=jaxreg.l1(0.1), centered=True, eps=1e-3
+    ),
+    _optimizer("prox_lion", jaxreg.prox_lion, penalty=jaxreg.l1(0.1)),
+    # With coefficients that are not of the shape of a parameter.
+    _optimizer("prox_muon", jaxreg.prox_muon, penalty=_GROUPED, ns_coeffs=((3.4445, -4.775, 2.0315),) * 5),
+    _optimizer("fista", jaxreg.fista, penalty=jaxreg.l1(0.1)),
+    _optimizer("fista[groups]", jaxreg.fista, penalty=_GROUPED, restart=False),
+    _optimizer("linbreg", jaxreg.linbreg, penalty=jaxreg.l1(0.1)),
+    _optimizer("linbreg[groups]", jaxreg.linbreg, penalty=_GROUPED, momentum=0.5, delta=2.0),
+    _optimizer("adabreg", jaxreg.adabreg, penalty=jaxreg.l1(0.1)),
+    _optimizer("hspg", jaxreg.hspg, penalty=_GROUPED, begin_step=1),
+    _optimizer("hspg[momentum]", jaxreg.hspg, penalty=_GROUPED, momentum=0.9, begin_step=1, epsilon=0.1),
+    _optimizer("ftrl", jaxreg.ftrl, penalty=jaxreg.l1(0.1)),
+    _optimizer("ftrl[no beta]", jaxreg.ftrl, penalty=jaxreg.l1(0.1), beta=0.0),
+    _optimizer("ftrl[cumulative, groups]", jaxreg.ftrl, penalty=_GROUPED, cumulative=True),
+    _optimizer("rda", jaxreg.rda, penalty=jaxreg.l1(0.1)),
+    _optimizer("rda[momentum, groups]", jaxreg.rda, penalty=_GROUPED, momentum=0.5, weight_power=0.5),
+    _optimizer("ramda", jaxreg.ramda, penalty=jaxreg.l1(0.1), momentum=0.0),
+    _optimizer("ramda[momentum, groups]", jaxreg.ramda, penalty=_GROUPED),
     _optimizer(
         "proximal_optimizer",
         lambda learning_rate, penalty: jaxreg.proximal_optimizer(
@@ -207,5 +235,19 @@ TRANSFORMS = [
         "freeze_zeros",
         lambda learning_rate, mask: jaxreg.freeze_zeros(optax.adam(learning_rate), mask=mask),
         mask=None,
+    ),
+    _optimizer(
+        "freeze_zeros[begin, end]",
+        lambda learning_rate, mask: jaxreg.freeze_zeros(
+            optax.adam(learning_rate), mask=mask, begin_step=1, end_step=2
+        ),
+        mask=masks.weights,
+    ),
+    _optimizer(
+        "freeze_zeros[prox_adam]",
+        lambda learning_rate, penalty: jaxreg.freeze_zeros(
+            jaxreg.prox_adam(learning_rate, penalty), mask=masks.weights
+        ),
+        penalty=jaxreg.l1(0.1),
     ),
 ]

@@ -2,15 +2,11 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from jaxreg.arguments import check_flag, check_number, check_rate
+from jaxreg.optimizers.adaptive import adam_steps, check_options, preconditioned
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
-from jaxreg.transforms.new_parameters import rate_at, require_penalty
-from jaxreg.tree import PyTree, upcast
 
 
 def prox_adam(
@@ -70,21 +66,9 @@ def prox_adam(
         Kingma and Ba, Adam, 2015, algorithm 1, arXiv:1412.6980. Prox: Yun, Lozano and Yang, Adaptive
         proximal gradient methods for structured neural networks, 2021, algorithm 1, arXiv:2006.14063
     """
-    require_penalty(penalty, "prox_adam")
-    check_rate(learning_rate, "learning_rate", "prox_adam")
-    for name, value in (("b1", b1), ("b2", b2)):
-        check_number(value, name, "prox_adam", high=1.0, open_high=True)
-    for name, value in (("eps", eps), ("eps_root", eps_root)):
-        check_number(value, name, "prox_adam")
-    check_flag(nesterov, "nesterov", "prox_adam")
-
-    def step_size(state: Any) -> PyTree:
-        adam = state[0]
-        # The count before the update is the one at which optax evaluated the schedule.
-        rate = rate_at(learning_rate, adam.count - 1, "prox_adam", "learning_rate")
-        corrected = optax.tree.bias_correction(jax.tree.map(upcast, adam.nu), b2, adam.count)
-        # The nu of complex parameters is complex too, with an imaginary part of 0.
-        return jax.tree.map(lambda nu: rate / (jnp.sqrt(nu.real + eps_root) + eps), corrected)
-
+    check_options(
+        "prox_adam", learning_rate, penalty, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov
+    )
     optimizer = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    return proximal_optimizer(optimizer, penalty, step_size)
+    steps = preconditioned(learning_rate, "prox_adam", adam_steps(b2, eps, eps_root))
+    return proximal_optimizer(optimizer, penalty, steps)

@@ -4,10 +4,10 @@ from typing import Any
 
 import optax
 
-from jaxreg.arguments import check_flag, check_number, check_rate
+from jaxreg.arguments import check_number
+from jaxreg.optimizers.adaptive import check_options, current_rate
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
-from jaxreg.transforms.new_parameters import rate_at, require_penalty
 
 
 def prox_sgd(
@@ -16,6 +16,8 @@ def prox_sgd(
     momentum: Any = None,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
+    *,
+    damped: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGD that minimises ``loss + penalty`` with exact zeros, momentum included.
 
@@ -33,6 +35,8 @@ def prox_sgd(
         momentum: mu in [0, 1), or None for plain proximal gradient descent.
         nesterov: look ahead, as ``optax.sgd``.
         accumulator_dtype: dtype of the trace, as ``optax.sgd``.
+        damped: average gradients instead of summing them, ``m <- mu m + (1 - mu) g`` (dampening of
+            mu in PyTorch), so that eta keeps its size whatever the momentum; the prox's step is then eta.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; it replaces ``optax.sgd``.
@@ -63,16 +67,21 @@ def prox_sgd(
         https://proceedings.mlr.press/v28/sutskever13.html. Prox: Parikh and Boyd, Proximal
         algorithms, 2014, section 4.2, https://doi.org/10.1561/2400000003
     """
-    require_penalty(penalty, "prox_sgd")
-    check_rate(learning_rate, "learning_rate", "prox_sgd")
-    check_flag(nesterov, "nesterov", "prox_sgd")
+    check_options("prox_sgd", learning_rate, penalty, nesterov=nesterov, damped=damped)
     gain: Any = 1.0
     if momentum is not None:
         check_number(momentum, "momentum", "prox_sgd", high=1.0, open_high=True)
         gain = 1 / (1 - momentum)
+    elif damped:
+        raise ValueError("The 'damped' parameter of prox_sgd needs a momentum to damp. Got momentum=None.")
+    # A trace is linear: damping its input is scaling its output.
+    rate = _scaled(learning_rate, 1 / gain) if damped else learning_rate
 
-    def step_size(count: Any) -> Any:
-        return rate_at(learning_rate, count, "prox_sgd", "learning_rate") * gain
+    def step_size(state: Any) -> Any:
+        return current_rate(rate, state, "prox_sgd") * gain
 
-    optimizer = optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
-    return proximal_optimizer(optimizer, penalty, step_size if callable(learning_rate) else step_size(0))
+    return proximal_optimizer(optax.sgd(rate, momentum, nesterov, accumulator_dtype), penalty, step_size)
+
+
+def _scaled(rate: Any, factor: Any) -> Any:
+    return (lambda count: rate(count) * factor) if callable(rate) else rate * factor

@@ -1,5 +1,6 @@
 """Any optax optimizer, followed by a prox in the optimizer's own step sizes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxreg.arguments import check_number
+from jaxreg.optimizers.left_alone import left_alone
 from jaxreg.penalties import Penalty
 from jaxreg.transforms.new_parameters import (
     DirectTransformation,
@@ -19,7 +21,7 @@ from jaxreg.transforms.new_parameters import (
     require_params,
     require_penalty,
 )
-from jaxreg.tree import PyTree
+from jaxreg.tree import PyTree, flatten
 
 
 class ProximalOptimizerState(NamedTuple):
@@ -46,8 +48,9 @@ def proximal_optimizer(
         penalty: a :class:`jaxreg.Penalty`.
         step_size: a non-negative number; or a schedule, evaluated at the count before this
             update, from 0; or a function of the optimizer's state AFTER its update, that
-            returns a scalar or a pytree of step sizes (one per element). A callable that
-            accepts a step count is taken for a schedule.
+            returns a scalar or a pytree of step sizes (one per element; ``optax.MaskedNode()`` or
+            None for a leaf to leave alone), such as :func:`jaxreg.learning_rate_of`. A callable
+            that accepts a step count is taken for a schedule.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose state is a count and the
@@ -76,6 +79,14 @@ def proximal_optimizer(
         [1. 0.]
 
     Notes:
+        Leaves that the optimizer leaves alone are not shrunk either: those that it gives a constant
+        update (``optax.set_to_zero``, in ``optax.partition`` or ``optax.masked``), and those whose
+        gradient ``optax.masked`` passes on. A link BEFORE this optimizer that sets gradients
+        to zero does not freeze anything: leave such leaves out of the penalty's mask.
+
+        Around ``optax.MultiSteps`` the prox waits for the step, and schedules count steps; inside
+        of it works as well.
+
         Optimizers whose update does not grow with the gradient (Lion, sign SGD, clipping) have no
         such step size: for those :func:`jaxreg.proximal` with the learning rate is the
         decoupled form.
@@ -97,13 +108,31 @@ def proximal_optimizer(
             updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
         ) -> tuple[PyTree, ProximalOptimizerState]:
             require_params(params)
-            updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
-            result = finish(penalty, params, updates, steps_at(state.count, inner_state))
-            return result, ProximalOptimizerState(optax.safe_increment(state.count), inner_state)
+            update = functools.partial(inner.update, **extra_args)
+            frozen = left_alone(update, updates, state.inner, params, flatten(params))
+            updates, inner_state = update(updates, state.inner, params)
+            count, steps = optax.safe_increment(state.count), steps_at(state.count, inner_state)
+            due = _is_due(state.inner, inner_state)
+            if due is not None:
+                count = jnp.where(due, count, state.count)
+                steps = jax.tree.map(lambda step: jnp.where(due, step, 0.0), steps)
+            result = finish(penalty, params, updates, steps, frozen)
+            return result, ProximalOptimizerState(count, inner_state)
 
         return run
 
     return DirectTransformation.make(init, advance(proximal_updates), advance(proximal_parameters))
+
+
+def _is_due(before: Any, after: Any) -> Any:
+    """Whether ``optax.MultiSteps`` made a step or only accumulated; None where there is none."""
+
+    def steps_made(state: Any) -> list[Any]:
+        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.MultiStepsState))
+        return [node.gradient_step for node in nodes if isinstance(node, optax.MultiStepsState)]
+
+    made = [new != old for old, new in zip(steps_made(before), steps_made(after), strict=True)]
+    return functools.reduce(jnp.logical_and, made) if made else None
 
 
 def _step_sizes(step_size: Any) -> Callable[[Any, Any], PyTree]:

@@ -62,7 +62,7 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
         require_params(params)
         flat = flatten(params)
         moves = flat.align(updates, "updates")
-        for index, slope in _gradient(penalty, flat).items():
+        for index, slope in penalty_gradient(penalty, flat).items():
             if is_inexact(moves[index]):
                 moves[index] = cast(moves[index] + slope, jnp.result_type(moves[index]))
         return flat.rebuild(moves), state
@@ -70,7 +70,8 @@ def add_penalty(penalty: Penalty) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _gradient(penalty: Penalty, flat: FlatTree) -> dict[int, Any]:
+def penalty_gradient(penalty: Penalty, flat: FlatTree) -> dict[int, Any]:
+    """The gradient of the value at each leaf it reaches, in computing precision and optax's convention."""
     leaves = {index: upcast(flat.leaves[index]) for index in penalty.touched(flat)}
     slopes = jax.grad(lambda xs: penalty.total_of(flat, xs))(leaves)
     return {index: jnp.conj(slope) for index, slope in slopes.items()}

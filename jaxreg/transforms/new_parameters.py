@@ -1,6 +1,6 @@
 """The core of every proximal transform: a function to new parameters, and updates made from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -57,15 +57,21 @@ def rate_at(rate: Any, count: Any, owner: str, name: str) -> Any:
 
 
 def proximal_point(
-    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree
+    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
 ) -> tuple[FlatTree, list[Any], Leaves]:
     """``prox(params + updates)`` for the leaves that the penalty reaches, in computing precision.
 
-    Leaves whose update is absent are frozen and do not take part.
+    Leaves that are frozen do not take part, nor do those whose update or step size is absent.
     """
     flat = flatten(params)
     moves = flat.align(updates, "updates")
-    reached = [i for i in penalty.touched(flat) if is_inexact(moves[i])]
+    steps = flatten(step_size)
+    stepless = {path for path, step in zip(steps.paths, steps.leaves, strict=True) if is_absent(step)}
+    reached = [
+        index
+        for index in penalty.touched(flat)
+        if is_inexact(moves[index]) and index not in frozen and flat.paths[index] not in stepless
+    ]
     points = {i: _plain(lax.add, upcast(flat.leaves[i]), upcast(moves[i])) for i in reached}
     return flat, moves, penalty.prox_of(flat, points, spread_steps(step_size, flat, points))
 
@@ -81,26 +87,39 @@ def update_dtype(leaf: Any, move: Any) -> Any:
     return jnp.promote_types(jnp.result_type(leaf), jnp.result_type(move))
 
 
-def proximal_updates(penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree) -> PyTree:
-    """Updates that ``optax.apply_updates`` turns into the proximal point.
+def updates_to(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTree:
+    """Updates that ``optax.apply_updates`` turns into the points; leaves without one keep their move.
 
     Their dtypes are those of :func:`update_dtype`.
     """
-    flat, moves, points = proximal_point(penalty, params, updates, step_size)
+    moves = list(moves)
     for index, point in points.items():
         leaf = flat.leaves[index]
         moves[index] = cast(_plain(lax.sub, point, upcast(leaf)), update_dtype(leaf, moves[index]))
     return flat.rebuild(moves)
 
 
-def proximal_parameters(penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree) -> PyTree:
-    """The proximal point itself; parameters out of reach are updated as optax does."""
-    flat, moves, points = proximal_point(penalty, params, updates, step_size)
+def parameters_at(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTree:
+    """The points themselves; parameters without one are updated as optax does."""
     new = [
         cast(points[index], jnp.result_type(leaf)) if index in points else _moved(leaf, moves[index])
         for index, leaf in enumerate(flat.leaves)
     ]
     return flat.rebuild(new)
+
+
+def proximal_updates(
+    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
+) -> PyTree:
+    """Updates that ``optax.apply_updates`` turns into the proximal point."""
+    return updates_to(*proximal_point(penalty, params, updates, step_size, frozen))
+
+
+def proximal_parameters(
+    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
+) -> PyTree:
+    """The proximal point itself; parameters out of reach are updated as optax does."""
+    return parameters_at(*proximal_point(penalty, params, updates, step_size, frozen))
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""What optimizers promise beyond optax's contract: step, step sizes, state, a support that is held."""
+"""What optimizers promise beyond optax's contract: step, step sizes, state."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import apply, assert_close, assert_same_bits, gradients, parameters, train
+from helpers import assert_close, assert_same_bits, gradients, parameters, train
 from registry import TRANSFORMS
 
 import jaxreg
@@ -117,11 +117,6 @@ def test_the_state_is_the_optimizers_and_a_count(ours, theirs):
     chex.assert_trees_all_equal_structs(state.inner, expected)
 
 
-def test_freeze_zeros_has_the_optimizers_own_state():
-    params = parameters()
-    assert_same_bits(jaxreg.freeze_zeros(optax.adam(0.1)).init(params), optax.adam(0.1).init(params))
-
-
 # Step sizes
 
 
@@ -199,50 +194,6 @@ def test_an_eager_schedule_is_not_taken_for_a_function_of_the_state():
     assert set(calls) == {()}
 
 
-# freeze_zeros
-
-
-def test_zeros_stay_zero_with_momentum_already_running():
-    adam = optax.adam(0.1)
-    params, grads = parameters(), gradients(6)
-    params, state = train(adam, grads[:3], params)
-    params["layer"]["kernel"] = params["layer"]["kernel"].at[1].set(0.0)
-    free, _ = apply(adam)(jax.tree.map(jnp.zeros_like, params), state, params)
-    assert np.all(free["layer"]["kernel"][1, 1:] != 0)  # momentum alone would move them
-
-    frozen = jaxreg.freeze_zeros(adam, mask=masks.weights)
-    live = np.asarray(params["layer"]["kernel"]) != 0
-    biases = params["layer"]["bias"]
-    for grad in grads[3:]:
-        before = params
-        params, state = jax.jit(apply(frozen))(grad, state, params)
-        np.testing.assert_array_equal(np.asarray(params["layer"]["kernel"]) != 0, live)
-        assert np.all((params["layer"]["kernel"] != before["layer"]["kernel"])[:, 1:] == live[:, 1:])
-    assert np.all(params["layer"]["bias"] != biases)
-
-
-def test_masked_out_zeros_train():
-    params, [grads] = parameters(), gradients(1)
-    params["layer"]["bias"] = jnp.zeros(3)
-    new, _ = train(jaxreg.freeze_zeros(optax.sgd(0.1), mask=masks.weights), [grads], params)
-    np.testing.assert_allclose(new["layer"]["bias"], -0.1 * grads["layer"]["bias"], rtol=1e-6)
-    held, _ = train(jaxreg.freeze_zeros(optax.sgd(0.1)), [grads], params)
-    assert_same_bits(held["layer"]["bias"], params["layer"]["bias"])
-
-
-def test_norms_are_those_of_the_live_weights():
-    params, grads = {"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, 100.0])}
-    frozen = jaxreg.freeze_zeros(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5)))
-    new, _ = train(frozen, [grads], params)
-    np.testing.assert_allclose(new["w"], [2.5, 0.0], rtol=1e-6)
-
-
-def test_frozen_zeros_ignore_nan_gradients():
-    params, grads = {"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, jnp.nan])}
-    new, _ = train(jaxreg.freeze_zeros(optax.adam(0.1)), [grads], params)
-    np.testing.assert_allclose(new["w"], [2.9, 0.0], rtol=1e-6)
-
-
 # Words
 
 
@@ -311,12 +262,6 @@ BAD = [
         TypeError,
         f"The 'step_size' parameter of proximal_optimizer {NUMBER} None of type NoneType.",
     ),
-    (
-        lambda: jaxreg.freeze_zeros(optax.sgd),
-        TypeError,
-        "The 'optimizer' parameter of freeze_zeros must be an optax optimizer. Got <function sgd",
-    ),
-    (lambda: jaxreg.freeze_zeros(optax.sgd(0.1), mask=1.0), TypeError, "The 'mask' parameter must be a mask"),
 ]
 
 
@@ -347,5 +292,3 @@ def test_what_does_not_fit_is_refused_at_init():
     for optimizer in (jaxreg.prox_sgd(0.1, penalty), jaxreg.prox_adam(0.1, penalty)):
         with pytest.raises(ValueError, match=r"'layer/bias' .*mask=jaxreg.masks.weights\."):
             optimizer.init(parameters())
-    with pytest.raises(ValueError, match="The mask embeddings selects no leaf of the parameters"):
-        jaxreg.freeze_zeros(optax.sgd(0.1), mask=masks.embeddings).init(parameters())
