@@ -1,18 +1,24 @@
 """The lasso by full-batch training: 1,000 samples, 3,000 features, 50 of them at work, float64.
 
 Solved until no coefficient is further than 1e-8 from its optimality condition (the largest gradient at zero
-is about 2.3). `prox_sgd` runs a jitted training loop with one constant step size; the others are solvers made
-for this problem. A tolerance means something else to each: all get the loosest power of ten that reaches
-1e-8.
+is about 2.3). The programs in JAX minimise one and the same loss, as a user writes it, with gradients from
+`jax.value_and_grad`; scikit-learn and skglm are coordinate solvers made for this problem. A tolerance means
+something else to each: all get the loosest power of ten that reaches 1e-8.
+
+`jaxopt` stands for its defaults: acceleration, and a line search from a step size of 1. `fista` with
+backtracking starts from 1 as well. 1 / L is the constant step size of the textbook. `traces` counts how often
+JAX traced a program that solved with one strength and then with another.
 """
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxreg
 from benchmarks import environment
@@ -22,6 +28,9 @@ TOLERANCE = 1e-8
 MOMENTUM = 0.5
 STEP = 2.0  # over the Lipschitz constant of the gradient; heavy ball may go up to 2 (1 + MOMENTUM)
 MOST_STEPS = 20_000
+SPEED = 2.5  # of fista over jaxopt's defaults
+
+Data = tuple[jax.Array, jax.Array]
 
 
 class Problem:
@@ -43,44 +52,74 @@ class Problem:
         return float(np.where(w == 0, at_zero, np.abs(gradient + self.strength * np.sign(w))).max())
 
 
-Solver = Callable[[], tuple[np.ndarray, int | None]]
-"""Coefficients, and the number of iterations where it is known."""
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A program, ready to run.
+
+    Args:
+        solve: from a strength to coefficients and, where it is known, the number of iterations.
+        traces: how often JAX has traced it until now.
+    """
+
+    solve: Callable[[float], tuple[np.ndarray, int | None]]
+    traces: Callable[[], int] | None = None
+
+
+def loss(w: jax.Array, data: Data) -> jax.Array:
+    x, y = data
+    return 0.5 * jnp.mean((x @ w - y) ** 2)
 
 
 def build(*, quick: bool) -> Iterator[Comparison]:
     n, p, support = (100, 300, 5) if quick else (1000, 3000, 50)
     problem = Problem(n, p, support)
-    yield Comparison(
-        f"Lasso, {n} x {p}, to {TOLERANCE:g}",
-        list(programs(problem)),
-        rounds=21,
-        note=f"prox_sgd: step size {STEP:g} / L, momentum {MOMENTUM:g}; compiled before the clock starts.",
-    )
-
-
-def programs(problem: Problem) -> Iterator[Program]:
-    solvers: dict[str, Callable[[Problem, float], Solver]] = {"scikit-learn": coordinate_descent}
+    title = f"Lasso, {n} x {p}, to {TOLERANCE:g}"
+    ours: dict[str, Callable[[Problem, float], Solver]] = {
+        "jaxreg.fista, backtracking": backtracking,
+        "jaxreg.fista, 1 / L": constant_steps,
+        "jaxreg.prox_sgd": prox_sgd,
+    }
+    theirs: dict[str, Callable[[Problem, float], Solver]] = {
+        f"scikit-learn {environment.version('scikit-learn')}": coordinate_descent
+    }
     if environment.version("skglm"):
-        solvers["skglm"] = working_sets
-    solvers["jaxreg.prox_sgd"] = prox_sgd
+        theirs[f"skglm {environment.version('skglm')}"] = working_sets
+    note = f"prox_sgd: step size {STEP:g} / L, momentum {MOMENTUM:g}. All compiled before the clock starts."
     if environment.version("jaxopt"):
-        solvers["jaxopt"] = proximal_gradient
-    for package, make in solvers.items():
-        solve, tolerance = loosest(problem, make)
-        w, iterations = solve()
+        name = f"jaxopt {environment.version('jaxopt')}"
+        gradient = {
+            name: jaxopt_solver(),
+            f"{name}, 1 / L": jaxopt_solver(constant=True),
+            f"{name}, no acceleration": jaxopt_solver(acceleration=False),
+        }
+        limits = {"jaxreg.fista, backtracking": 1 / SPEED}
+        yield Comparison(
+            f"{title}, proximal gradients", list(programs(problem, gradient | ours, limits)), 21, note
+        )
+    yield Comparison(f"{title}, solvers", list(programs(problem, theirs | ours, {})), 21, note)
+
+
+def programs(
+    problem: Problem, solvers: Mapping[str, Callable[[Problem, float], Solver]], limits: Mapping[str, float]
+) -> Iterator[Program]:
+    for name, make in solvers.items():
+        solver, tolerance = loosest(problem, make)
+        with double_precision():
+            w, iterations = solver.solve(problem.strength)
+            solver.solve(2 * problem.strength)
         facts = {
             "iterations": "" if iterations is None else f"{iterations:,}",
             "tolerance": f"{tolerance:g}",
             "violation": f"{problem.violation(w):.1e}",
             "non-zeros": str(np.count_nonzero(w)),
+            "traces": "" if solver.traces is None else str(solver.traces()),
         }
-        name = package if package.startswith("jaxreg") else f"{package} {environment.version(package)}"
-        yield Program(name, Timed(solve), facts)
+        yield Program(name, Timed(solver, problem.strength), facts, limits.get(name))
 
 
 class Timed:
-    def __init__(self, solve: Solver):
-        self.repeated = Repeated(lambda: solve()[0])
+    def __init__(self, solver: Solver, strength: float):
+        self.repeated = Repeated(lambda: solver.solve(strength)[0])
 
     def __call__(self) -> Sample:
         with double_precision():
@@ -89,92 +128,125 @@ class Timed:
 
 def loosest(problem: Problem, make: Callable[[Problem, float], Solver]) -> tuple[Solver, float]:
     for exponent in range(6, 16):
-        solve = make(problem, 10.0**-exponent)
+        solver = make(problem, 10.0**-exponent)
         with double_precision(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tolerances that are too loose or too tight
-            w, _ = solve()
+            w, _ = solver.solve(problem.strength)
         if problem.violation(w) <= TOLERANCE:
-            return solve, 10.0**-exponent
+            return solver, 10.0**-exponent
     raise RuntimeError(f"{make.__name__} does not reach {TOLERANCE:g}.")
 
 
+def backtracking(problem: Problem, tolerance: float) -> Solver:
+    return training_loop(problem, tolerance, lambda penalty: jaxreg.fista(1.0, penalty, backtracking=True))
+
+
+def constant_steps(problem: Problem, tolerance: float) -> Solver:
+    return training_loop(problem, tolerance, lambda penalty: jaxreg.fista(1 / problem.lipschitz, penalty))
+
+
 def prox_sgd(problem: Problem, tolerance: float) -> Solver:
-    with double_precision():
-        x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
-    penalty = jaxreg.l1(problem.strength)
-    optimizer = jaxreg.prox_sgd(STEP / problem.lipschitz, penalty, momentum=MOMENTUM)
+    rate = STEP / problem.lipschitz
+    return training_loop(
+        problem, tolerance, lambda penalty: jaxreg.prox_sgd(rate, penalty, momentum=MOMENTUM)
+    )
 
-    def unsolved(carry: Any) -> Any:
-        count, _, _, violation = carry
-        return (count < MOST_STEPS) & (violation > tolerance)
 
-    @jax.jit
-    def train(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def training_loop(
+    problem: Problem, tolerance: float, make: Callable[[jaxreg.Penalty], optax.GradientTransformation]
+) -> Solver:
+    """A loop that stops by the gradient that the next step would need anyway."""
+    grad = jax.value_and_grad(loss)
+
+    def train(w: jax.Array, strength: jax.Array, data: Data) -> tuple[jax.Array, jax.Array]:
+        penalty = jaxreg.l1(strength)
+        optimizer = make(penalty)
+
+        def unsolved(carry: Any) -> Any:
+            count, w, _, _, grads = carry
+            return (count < MOST_STEPS) & (penalty.optimality(w, grads).max() > tolerance)
+
         def advance(carry: Any) -> Any:
-            count, w, state, _ = carry
-            grads = x.T @ (x @ w - y) / y.size
-            violation = penalty.optimality(w, grads).max()
-            new, state = jaxreg.step(optimizer, grads, state, w)
-            # What was found good enough is what is returned, not the step after it.
-            return count + 1, jnp.where(violation > tolerance, new, w), state, violation
+            count, w, state, value, grads = carry
+            w, state = jaxreg.step(optimizer, grads, state, w, value=value, value_fn=loss, data=data)
+            return count + 1, w, state, *grad(w, data)
 
-        w = jnp.zeros(x.shape[1])
-        count, w, _, _ = jax.lax.while_loop(unsolved, advance, (0, w, optimizer.init(w), jnp.inf))
+        start = (0, w, optimizer.init(w), *grad(w, data))
+        count, w, *_ = jax.lax.while_loop(unsolved, advance, start)
         return w, count
 
-    def solve() -> tuple[np.ndarray, int | None]:
-        with double_precision():
-            w, count = train(x, y)
+    run, traces = counted(train)
+    with double_precision():
+        data = jnp.asarray(problem.x), jnp.asarray(problem.y)
+
+    def solve(strength: float) -> tuple[np.ndarray, int | None]:
+        w, count = run(jnp.zeros(problem.x.shape[1]), strength, data)
         return np.asarray(w), int(count)
 
-    return solve
+    return Solver(solve, traces)
+
+
+def jaxopt_solver(*, constant: bool = False, **options: Any) -> Callable[[Problem, float], Solver]:
+    def proximal_gradient(problem: Problem, tolerance: float) -> Solver:
+        import jaxopt
+
+        stepsize = 1 / problem.lipschitz if constant else 0.0  # 0 asks for the line search
+        solver = jaxopt.ProximalGradient(
+            loss, jaxopt.prox.prox_lasso, stepsize=stepsize, maxiter=MOST_STEPS, tol=tolerance, **options
+        )
+
+        def train(w: jax.Array, strength: jax.Array, data: Data) -> tuple[jax.Array, jax.Array]:
+            found = solver.run(w, hyperparams_prox=strength, data=data)
+            return found.params, found.state.iter_num
+
+        run, traces = counted(train)
+        with double_precision():
+            data = jnp.asarray(problem.x), jnp.asarray(problem.y)
+
+        def solve(strength: float) -> tuple[np.ndarray, int | None]:
+            w, count = run(jnp.zeros(problem.x.shape[1]), strength, data)
+            return np.asarray(w), int(count)
+
+        return Solver(solve, traces)
+
+    return proximal_gradient
 
 
 def coordinate_descent(problem: Problem, tolerance: float) -> Solver:
     from sklearn.linear_model import Lasso
 
     x = np.asfortranarray(problem.x)
-    lasso = Lasso(problem.strength, fit_intercept=False, tol=tolerance, max_iter=100_000)
 
-    def solve() -> tuple[np.ndarray, int | None]:
+    def solve(strength: float) -> tuple[np.ndarray, int | None]:
+        lasso = Lasso(strength, fit_intercept=False, tol=tolerance, max_iter=100_000)
         lasso.fit(x, problem.y)
         return lasso.coef_, lasso.n_iter_
 
-    return solve
+    return Solver(solve)
 
 
 def working_sets(problem: Problem, tolerance: float) -> Solver:
     from skglm import Lasso
 
     x = np.asfortranarray(problem.x)
-    lasso = Lasso(problem.strength, fit_intercept=False, tol=tolerance, max_iter=1000)
 
-    def solve() -> tuple[np.ndarray, int | None]:
+    def solve(strength: float) -> tuple[np.ndarray, int | None]:
+        lasso = Lasso(strength, fit_intercept=False, tol=tolerance, max_iter=1000)
         lasso.fit(x, problem.y)
         return lasso.coef_, None  # it counts working sets, not passes
 
-    return solve
+    return Solver(solve)
 
 
-def proximal_gradient(problem: Problem, tolerance: float) -> Solver:
-    import jaxopt
+def counted(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[], int]]:
+    """The function compiled, and the number of times that it has been traced."""
+    traces = []
 
-    with double_precision():
-        x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
+    def traced(*arguments: Any) -> Any:
+        traces.append(None)
+        return function(*arguments)
 
-    def loss(w: jax.Array, data: tuple[jax.Array, jax.Array]) -> jax.Array:
-        residual = data[0] @ w - data[1]
-        return 0.5 * jnp.mean(residual**2)
-
-    solver = jaxopt.ProximalGradient(loss, jaxopt.prox.prox_lasso, maxiter=MOST_STEPS, tol=tolerance)
-    train = jax.jit(lambda w, strength, data: solver.run(w, hyperparams_prox=strength, data=data))
-
-    def solve() -> tuple[np.ndarray, int | None]:
-        with double_precision():
-            found = train(jnp.zeros(x.shape[1]), problem.strength, (x, y))
-        return np.asarray(found.params), int(found.state.iter_num)
-
-    return solve
+    return jax.jit(traced), lambda: len(traces)
 
 
 def double_precision() -> Any:

@@ -49,6 +49,7 @@ OPTIMIZERS = [
         "prox_rmsprop[centered]", functools.partial(jaxreg.prox_rmsprop, centered=True, eps=0.01), 0.05, 5_000
     ),
     Row("prox_adagrad", jaxreg.prox_adagrad, 2.0),
+    Row("fista", jaxreg.fista, 0.2, 1_000),
 ]
 
 
