@@ -56,9 +56,9 @@ def fista(
         y_{k+1} = x_k + \frac{t_k - 1}{t_{k+1}} (x_k - x_{k-1})
 
     The parameters that you hold are y, where gradients are taken. The proximal point x is
-    ``state.solution``. Both go to a minimiser of ``f + R``. An element of y is exactly zero once
-    it has been zero in x twice in a row, so that at convergence both have the same exact zeros; if you
-    stop early, take x.
+    ``state.solution``; in a chain, ``optax.tree.get(state, "solution")``. Both go to a minimiser of
+    ``f + R``. An element of y is exactly zero once it has been zero in x twice in a row, so that at
+    convergence both have the same exact zeros; if you stop early, take x.
 
     Args:
         learning_rate: s, a non-negative number or a schedule: 1 / L or less, where L bounds the

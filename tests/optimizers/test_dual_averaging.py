@@ -208,8 +208,11 @@ def test_momentum_delays_exact_zeros_and_a_last_step_without_it_gives_them(make)
     np.testing.assert_array_less(np.abs(params[1:]), 1e-4)
     last, _ = apply(make(0.0))(params - target, state, params)
     np.testing.assert_array_equal(np.asarray(last) == 0, zeros)
-    fallen, _ = trained(make(optax.linear_schedule(0.8, 0.0, steps - 1)))
-    np.testing.assert_array_equal(np.asarray(fallen) == 0, zeros)
+    falling = optax.linear_schedule(0.8, 0.0, steps - 1)
+    # Compiled, a schedule's last value may be its rounding error and not 0.
+    for schedule in (falling, lambda count: falling(count) + 4e-8):
+        fallen, _ = trained(make(schedule))
+        np.testing.assert_array_equal(np.asarray(fallen) == 0, zeros)
 
 
 @pytest.mark.parametrize(

@@ -250,14 +250,14 @@ def test_backtracking_reaches_full_precision_and_stays(request, precise, strengt
     params, states = run(jaxreg.fista(1.0, penalty, backtracking=True), loss, jnp.zeros(10), 3_000)
     assert violations(penalty, loss, params[1_000:]).max() < (1e-11 if precise else 1e-6)
     sizes = states.step_size[1_000:] * lipschitz(x)
-    assert sizes.min() > 0.3
+    assert sizes.min() > 0.02
     assert sizes.max() < 100
 
 
 @double
 @pytest.mark.parametrize("first", [1e-2, 10.0])
 def test_growing_steps_keep_the_rate_of_convergence(first):
-    """``t^2 s (F - F*) <= ||w_0 - w*||^2 / 2``, which plain momentum breaks when steps grow."""
+    """``t^2 s (F - F*) <= ||w_0 - w*||^2 / 2``: theorem 4.4 of Beck and Teboulle, with steps that change."""
     x, sign = cancer()
     loss, penalty = logistic(x, sign), jaxreg.l1(0.002)
     params, _ = run(jaxreg.fista(10.0, penalty, backtracking=True), loss, jnp.zeros(30), 6_000)
