@@ -216,6 +216,8 @@ def main(args: argparse.Namespace) -> None:
     print(f"\nStrength {strength:g}, all training images, {len(x_test)} test images, mean of {n} networks:")
     rows = [[f"{base}: {name}", *cells(outcome)] for (base, name), outcome in found.items()]
     print_table(["training", "weights exactly 0", "test accuracy"], rows)
+    if args.quick:
+        print("Too short to be representative: the numbers of the documentation are those of a full run.")
     print(f"\nTrained in {time.perf_counter() - began:.0f} s.")
     draw(found, args.output)
 

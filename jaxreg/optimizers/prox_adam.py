@@ -57,10 +57,12 @@ def prox_adam(
 
     Notes:
         A link before it that rescales gradients, such as clipping, rescales the unit of the
-        strength with them. Where the loss has no gradient (a dead input) nu is 0 and the step
-        size ``eta / eps``: such weights go to zero at once, as they should. To differentiate
-        through training, give a positive ``eps_root``, as for ``optax.adam``: the root has no
-        slope at nu = 0.
+        strength with them. Where a weight has had no gradient yet nu is 0 and the step size ``eta /
+        eps``: it goes to zero at once. That is right for a dead input, and wrong for rows of an embedding
+        that the first batches do not contain, and below a head that starts at zero: there start the
+        strength at 0 (``optax.inject_hyperparams``), mask such leaves out, or raise ``eps``. To
+        differentiate through training, give a positive ``eps_root``, as for ``optax.adam``: the
+        root has no slope at nu = 0.
 
     References:
         Kingma and Ba, Adam, 2015, algorithm 1, arXiv:1412.6980. Prox: Yun, Lozano and Yang, Adaptive

@@ -65,7 +65,8 @@ def prox_adamw(
         Without decay the run stops at a minimiser of ``loss + penalty``. With it, at a point
         that is a little smaller, by an amount that depends on Adam's denominators: decoupled
         decay minimises nothing in particular. For an L2 penalty in the loss's unit add
-        ``jaxreg.l2`` to the penalty instead.
+        ``jaxreg.l2`` to the penalty instead. See :func:`jaxreg.prox_adam` on clipping, on
+        weights that have had no gradient yet and on differentiating through training.
 
     References:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2,

@@ -61,7 +61,7 @@ def prox_amsgrad(
         [1. 0.]
 
     Notes:
-        See :func:`jaxreg.prox_adam` on clipping, on weights without a gradient and on
+        See :func:`jaxreg.prox_adam` on clipping, on weights that have had no gradient yet and on
         differentiating through training.
 
     References:

@@ -78,6 +78,10 @@ def rda(
         [1. 0.]
 
     Notes:
+        To pick the rate: the distance from the start is ``eta / sqrt(t)`` times the SUM of the
+        gradients, so that a good rate is larger than SGD's. ``weight_power=0.5`` forgets the start
+        faster: try it first.
+
         Under l1 a weight that started at 0 is zero wherever the average of its gradients is at most
         ``strength``. The pull to the start is worth ``sqrt(t) / (2 alpha_t)`` times the squared distance
         in the loss: it fades like ``1 / sqrt(t)``, with ``weight_power=0.5`` like ``1 / t``, and the distance
