@@ -37,9 +37,10 @@ def check_number(
             raise ValueError(f"The '{name}' parameter of {owner} must be a scalar. Got shape {value.shape}.")
         return value
     if not _is_real_scalar(value):
+        hint = SCHEDULES if callable(value) and name.startswith("strength") else ""
         raise TypeError(
             f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low)}. "
-            f"Got {value!r} of type {type(value).__name__}.{SCHEDULES if callable(value) else ''}"
+            f"Got {value!r} of type {type(value).__name__}.{hint}"
         )
     number = float(value)
     at_bound = (open_high and number == high) or (open_low and number == 0)

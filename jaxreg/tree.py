@@ -203,7 +203,8 @@ def spread(prefix: PyTree, flat: FlatTree, name: str, wanted: Sequence[int]) -> 
 
 
 def is_container(tree: PyTree) -> bool:
-    return not jax.tree_util.treedef_is_leaf(jax.tree.structure(tree, is_leaf=is_absent))
+    # Not treedef_is_leaf, to which an empty container is a leaf too.
+    return jax.tree.structure(tree, is_leaf=is_absent) != jax.tree.structure(0)
 
 
 def _owner(path: str, entries: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from jaxreg.penalties import Penalty
 from jaxreg.transforms.new_parameters import rate_at, require_penalty
 from jaxreg.tree import PyTree, upcast
 
-MOMENTUM = {"b1", "b2", "adam_b1", "adam_b2", "beta", "decay", "momentum"}
+MOMENTUM = {"b1", "b2", "adam_b1", "adam_b2", "beta", "decay"}
 NON_NEGATIVE = {"eps", "eps_root", "adam_eps_root", "adam_weight_decay"}
 NON_NEGATIVE |= {"initial_scale", "initial_accumulator_value"}
 
@@ -30,6 +30,15 @@ def check_options(owner: str, learning_rate: Any, penalty: Penalty, **options: A
             check_number(value, name, owner)
         else:
             check_flag(value, name, owner)
+
+
+def momentum_gain(momentum: Any, nesterov: bool, owner: str) -> Any:
+    """The sum that ``optax.trace`` makes of a constant gradient of 1; 1 without momentum."""
+    if momentum is None:
+        if check_flag(nesterov, "nesterov", owner):
+            raise ValueError(f"The 'nesterov' parameter of {owner} needs a momentum. Got momentum=None.")
+        return 1.0
+    return 1 / (1 - check_number(momentum, "momentum", owner, high=1.0, open_high=True))
 
 
 def current_rate(learning_rate: Any, state: Any, owner: str) -> Any:

@@ -20,12 +20,16 @@ ROUNDING = 100
 
 
 class Trial(NamedTuple):
-    """A step size, where it leads, whether it passes the test, and the step size that is tried next."""
+    """A step size, where it leads, whether it passes the test, and the step size that is tried next.
+
+    It is ``lost`` where the loss, or its curvature, is not finite.
+    """
 
     count: jax.Array
     step_size: jax.Array
     points: Leaves
     fits: jax.Array
+    lost: jax.Array
     following: jax.Array
 
 
@@ -41,9 +45,10 @@ def backtrack(
     """Try step sizes until ``loss(point) <= value + <slope, move> + |move|^2 / (2 step_size)``.
 
     A trial measures the curvature ``2 (loss(point) - value - <slope, move>) / |move|^2``, and its
-    inverse is the longest step size that would have passed.
+    inverse is the longest step size that would have passed. Nothing is tried where ``value`` is not
+    finite. A last trial that is lost leads nowhere: the caller must not go to its points.
     """
-    value = jnp.asarray(value)
+    value = real_scalar(value, "value")
     noise = ROUNDING * jnp.finfo(value.dtype).eps * jnp.abs(upcast(value))
 
     def attempt(last: Trial) -> Trial:
@@ -64,16 +69,18 @@ def backtrack(
         drowned = square / 2 <= step * noise
         twice = lax.cond(drowned, _as(square, by_slope), _as(square, by_value))
         still = square == 0
-        curvature = jnp.where(jnp.isnan(twice), jnp.inf, twice) / jnp.where(still, 1, square)
-        curvature = jnp.where(still, 0, curvature).astype(step.dtype)
+        curvature = jnp.where(still, jnp.where(jnp.isfinite(twice), 0, twice), twice / square)
+        curvature = jnp.where(jnp.isnan(curvature), jnp.inf, curvature).astype(step.dtype)
         longest = jnp.where(curvature > 0, SAFETY / curvature, jnp.where(still, step, jnp.inf))
         following = jnp.maximum(longest, SHORTEST * step)
-        return Trial(last.count + 1, step, points, step * curvature <= 1, following)
+        fits = step * curvature <= 1
+        return Trial(last.count + 1, step, points, fits, ~fits & jnp.isinf(curvature), following)
 
     def searching(last: Trial) -> jax.Array:
-        return ~last.fits & (last.count <= max_steps)
+        return ~last.fits & (last.count <= max_steps) & jnp.isfinite(value)
 
-    never = Trial(jnp.zeros([], jnp.int32), step_size, starts, jnp.zeros([], bool), step_size)
+    no, yes = jnp.zeros([], bool), jnp.ones([], bool)
+    never = Trial(jnp.zeros([], jnp.int32), step_size, starts, no, yes, step_size)
     return lax.while_loop(searching, attempt, never)
 
 
@@ -88,9 +95,22 @@ def loss_of(
         leaves = list(flat.leaves)
         for index, point in points.items():
             leaves[index] = cast(point, jnp.result_type(leaves[index]))
-        return jnp.asarray(value_fn(flat.rebuild(leaves), **given))
+        return real_scalar(value_fn(flat.rebuild(leaves), **given), "value_fn")
 
     return loss
+
+
+def real_scalar(value: Any, name: str) -> jax.Array:
+    """A loss as a floating array; ``name`` says where it comes from."""
+    wanted = f"'{name}' of fista must {'return' if name == 'value_fn' else 'be'} the loss, a real scalar."
+    if not (hasattr(value, "dtype") or isinstance(value, int | float)):
+        raise TypeError(f"{wanted} Got {value!r} of type {type(value).__name__}.")
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(f"{wanted} Got shape {value.shape}.")
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{wanted} Got dtype {value.dtype}.")
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
 
 
 def inner(left: Leaves, right: Leaves) -> jax.Array:

@@ -9,7 +9,7 @@ import optax
 
 from jaxreg.arguments import check_flag, check_number, check_rate, check_whole_number
 from jaxreg.optimizers.backtracking import backtrack, inner, loss_of
-from jaxreg.optimizers.leader import copies, replaced
+from jaxreg.optimizers.leader import copies
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, spread_steps
 from jaxreg.transforms.new_parameters import (
@@ -21,7 +21,11 @@ from jaxreg.transforms.new_parameters import (
     require_penalty,
     updates_to,
 )
-from jaxreg.tree import PyTree, as_real, cast, flatten, is_inexact, upcast
+from jaxreg.tree import FlatTree, PyTree, as_real, cast, flatten, is_inexact, upcast
+
+FAR, YOUNG = 100, 2
+"""A step size that may grow more than FAR-fold does so at once, where t is below YOUNG: for more growth than
+that, momentum under way is not given up, as it saves more steps on ill-conditioned problems."""
 
 
 class FistaState(NamedTuple):
@@ -70,9 +74,10 @@ def fista(
         backtracking: find the step size by trial. The one in use lives in ``state.step_size``.
             ``update`` and :func:`jaxreg.step` then need ``value_fn``, the loss without the
             penalty, and take ``value``, the loss at the parameters, which is computed again if it
-            is not given. Further arguments that ``value_fn`` names are passed on to it.
+            is not given. Further arguments that ``value_fn`` names are passed on to it. Under
+            ``optax.masked`` or ``optax.partition`` it is called with the masked tree.
         max_backtracking_steps: after that many step sizes have failed in one update, the next
-            is taken as it is.
+            is taken as it is, unless the loss is not finite there.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose state holds three scalars and one buffer
@@ -80,7 +85,7 @@ def fista(
 
     Raises:
         TypeError, ValueError: for bad arguments; at ``update``, if ``params`` is None, or with
-            backtracking ``value_fn``.
+            backtracking if ``value_fn`` is missing or ``value`` or what it returns is no real scalar.
 
     Examples:
         >>> import jax
@@ -110,11 +115,14 @@ def fista(
         :math:`f(x) \le f(y) + \langle g, x - y \rangle + \frac{1}{2s} \lVert x - y \rVert^2`. Each trial
         measures the curvature :math:`c = 2 (f(x) - f(y) - \langle g, x - y \rangle) / \lVert x - y \rVert^2`.
         After a failure ``0.8 / c`` is tried, at least ``s / 10``; after a success the next update
-        starts from ``s' = min(0.8 / c, (1 + 1 / t^2) s)``: it grows where momentum is young, at most
-        twofold. Growth is paid for with momentum, ``t' = (1 + sqrt(1 + 4 t^2 s / s')) / 2``, which
-        keeps the rate of convergence. Near a minimum the difference of two losses is all rounding:
-        there another gradient, at x, measures the curvature, so that full precision is reached. The
-        search is a ``lax.while_loop``, which JAX does not differentiate in reverse mode.
+        starts from ``s' = 0.8 / c`` where there is no momentum, at ``t = 1`` (from ``2 s`` if no
+        curvature is seen), and from ``s' = min(0.8 / c, (1 + 1 / t^2) s)`` where there is. Growth is
+        paid for with momentum, ``t' = (1 + sqrt(1 + 4 t^2 s / s')) / 2``, which keeps the rate of
+        convergence; with ``restart``, ``t`` falls back to 1 where it is below 2 and ``0.8 / c > 100 s``.
+        If no trial of an update finds a finite loss, ``state.solution`` stays, the parameters go back
+        to it, and the next update tries shorter steps. Near a minimum the difference of two losses is
+        all rounding: there another gradient, at x, measures the curvature, so that full precision is
+        reached. The search is a ``lax.while_loop``, which JAX does not differentiate in reverse mode.
 
         **Coming from jaxopt.** ``ProximalGradient(fun, prox, stepsize, maxls)`` is
         ``fista(stepsize, penalty)``, or without a step size
@@ -163,9 +171,9 @@ def fista(
         return begin(params)
 
     def begin(params: PyTree) -> FistaState:
-        rate = rate_at(learning_rate, 0, "fista", "learning_rate")
-        one = jnp.ones([])
-        return FistaState(jnp.zeros([], jnp.int32), one, jnp.asarray(rate, one.dtype), copies(params))
+        count, one = jnp.zeros([], jnp.int32), jnp.ones([])
+        rate = rate_at(learning_rate, count, "fista", "learning_rate")
+        return FistaState(count, one, jnp.asarray(rate, one.dtype), copies(params))
 
     def shrink(params: PyTree, starts: Leaves, slopes: Leaves, step: Any) -> Leaves:
         # The penalty keeps traced values beside the flat tree: a loop's body needs one of its own.
@@ -202,18 +210,25 @@ def fista(
                 value = loss(starts) if value is None else value
                 found = backtrack(land, starts, slopes, state.step_size, value, loss, max_backtracking_steps)
                 points, step, longest = found.points, found.step_size, found.following
+                points = {i: jnp.where(found.lost, lasts[i], point) for i, point in points.items()}
+                fresh = found.lost
             else:
                 rate = rate_at(learning_rate, state.count, "fista", "learning_rate")
                 step = longest = jnp.asarray(rate, state.step_size.dtype)
-                points = land(step)
+                points, fresh = land(step), False
 
-            t, uphill = state.t, False
             if restart:
                 back = {index: start - points[index] for index, start in starts.items()}
                 # With a step size of 0, too, momentum stops.
-                uphill = inner(back, _difference(points, lasts)) >= 0
-                t = jnp.where(uphill, 1, t)
-            following = jnp.minimum(longest, (1 + 1 / t**2) * step) if backtracking else step
+                fresh |= inner(back, _difference(points, lasts)) >= 0
+                if backtracking:
+                    fresh |= (state.t < YOUNG) & (longest > FAR * step)
+            t = jnp.where(fresh, 1, state.t)
+            if backtracking:
+                free = jnp.where(jnp.isfinite(longest), longest, 2 * step)
+                following = jnp.minimum(longest, jnp.where(t == 1, free, (1 + 1 / t**2) * step))
+            else:
+                following = step
             gain = step / following if backtracking else 1
             next_t = (1 + jnp.sqrt(1 + 4 * t**2 * gain)) / 2
             weight = (t - 1) / next_t
@@ -223,15 +238,26 @@ def fista(
             }
             state = FistaState(
                 optax.safe_increment(state.count),
-                jnp.where(uphill, 1, next_t),
+                jnp.where(fresh, 1, next_t),
                 following,
-                replaced(flat, state.solution, points),
+                _solution(flat, old, points),
             )
             return finish(flat, moves, ahead), state
 
         return run
 
     return DirectTransformation.make(init, advance(updates_to), advance(parameters_at))
+
+
+def _solution(flat: FlatTree, old: list[Any], points: Leaves) -> PyTree:
+    """The points; where there are none the parameters, in memory of their own, which may be donated."""
+    new = list(flat.leaves)
+    for index, leaf in enumerate(flat.leaves):
+        if index in points:
+            new[index] = cast(points[index], old[index].dtype)
+        elif hasattr(leaf, "dtype") or is_inexact(leaf):
+            new[index] = jnp.array(leaf)
+    return flat.rebuild(new)
 
 
 def _difference(left: Leaves, right: Leaves) -> Leaves:
@@ -252,5 +278,10 @@ def _required(value_fn: Callable[..., Any] | None) -> Callable[..., Any]:
         raise ValueError(
             "fista with backtracking=True needs the loss, without the penalty: "
             "update(grads, state, params, value=value, value_fn=loss)."
+        )
+    if not callable(value_fn):
+        raise TypeError(
+            "'value_fn' of fista must be a function, the loss without the penalty. "
+            f"Got {value_fn!r} of type {type(value_fn).__name__}."
         )
     return value_fn

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg.arguments import check_number, check_whole_number
-from jaxreg.optimizers.adaptive import check_options
+from jaxreg.optimizers.adaptive import check_options, momentum_gain
 from jaxreg.optimizers.proximal_optimizer import ProximalOptimizerState
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, Term, spread_steps
@@ -93,10 +93,7 @@ def hspg(
             "The 'penalty' parameter of hspg must be a jaxreg.group_lasso, whose groups it projects. "
             f"Got the penalty {penalty.kind}."
         )
-    gain: Any = 1.0
-    if momentum is not None:
-        check_number(momentum, "momentum", "hspg", high=1.0, open_high=True)
-        gain = 1 / (1 - momentum)
+    gain = momentum_gain(momentum, nesterov, "hspg")
     check_whole_number(begin_step, "begin_step", "hspg")
     check_number(epsilon, "epsilon", "hspg", high=1.0, open_high=True)
     inner = optax.with_extra_args_support(optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype))

@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from jaxreg.arguments import check_number
-from jaxreg.optimizers.adaptive import check_options
+from jaxreg.optimizers.adaptive import check_options, momentum_gain
 from jaxreg.optimizers.bregman import bregman
 from jaxreg.penalties import Penalty
 
@@ -62,13 +62,13 @@ def linbreg(
         [0.5 0. ]
 
     Notes:
-        Multiplying strength and learning rate by c and dividing delta by c changes nothing: what
-        counts is ``strength / learning_rate``, the sum of gradients at which a weight enters, and
-        ``delta * learning_rate``, the step of a live one. The momentum of ``optax.sgd`` is a sum of
-        gradients; the paper's algorithm 2 averages them: give it ``learning_rate * (1 -
-        momentum)``. The weights follow from v: whatever else changes them (a projection, loaded
-        values) is undone by the next step, so call ``init`` again. The first weights are kept to
-        the rounding of ``delta * strength``. LAST in a chain.
+        Where the penalty reaches, multiplying strength and learning rate by c and dividing delta by c
+        changes nothing: what counts is ``strength / learning_rate``, the sum of gradients at which
+        a weight enters, and ``delta * learning_rate``, the step of a live one. The momentum of
+        ``optax.sgd`` is a sum of gradients; the paper's algorithm 2 averages them: give it
+        ``learning_rate * (1 - momentum)``. The weights follow from v: whatever else changes them (a
+        projection, loaded values) is undone by the next step, so call ``init`` again. The first
+        weights are kept to the rounding of ``delta * strength``. LAST in a chain.
 
     References:
         Bungert, Roith, Tenbrinck and Burger, A Bregman learning framework for sparse neural
@@ -76,7 +76,6 @@ def linbreg(
         of the linearized Bregman method, 2010, https://doi.org/10.1137/090760350
     """
     check_options("linbreg", learning_rate, penalty, nesterov=nesterov)
-    if momentum is not None:
-        check_number(momentum, "momentum", "linbreg", high=1.0, open_high=True)
+    momentum_gain(momentum, nesterov, "linbreg")
     check_number(delta, "delta", "linbreg", open_low=True)
     return bregman(optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype), penalty, delta)

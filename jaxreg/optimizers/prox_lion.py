@@ -32,7 +32,7 @@ def prox_lion(
     Args:
         learning_rate: eta, a non-negative number or a schedule.
         penalty: a :class:`jaxreg.Penalty`; its strength is per step, relative to the sign's 1:
-            l1 at a strength of 1 and more takes every weight to 0 and keeps it there.
+            l1 at a strength above 1 takes every weight to 0 and keeps it there.
         b1, b2, mu_dtype: as ``optax.lion``.
         weight_decay, mask: as ``optax.lion``; the mask is the decay's.
 

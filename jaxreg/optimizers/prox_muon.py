@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from jaxreg.arguments import check_rate
 from jaxreg.optimizers.adaptive import check_options
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
@@ -92,11 +93,13 @@ def prox_muon(
         adam_weight_decay=adam_weight_decay,
     )
     newer = {
-        "preconditioning": (preconditioning, "frobenius"),
-        "adam_learning_rate": (adam_learning_rate, None),
-        "muon_weight_dimension_numbers": (muon_weight_dimension_numbers, None),
-        "consistent_rms": (consistent_rms, None),
+        "preconditioning": None if preconditioning == "frobenius" else preconditioning,
+        "adam_learning_rate": adam_learning_rate,
+        "muon_weight_dimension_numbers": muon_weight_dimension_numbers,
+        "consistent_rms": consistent_rms,
     }
+    if adam_learning_rate is not None:
+        check_rate(adam_learning_rate, "adam_learning_rate", "prox_muon")
     optimizer = optax.contrib.muon(
         learning_rate,
         ns_coeffs,
@@ -112,6 +115,6 @@ def prox_muon(
         adam_b2=adam_b2,
         adam_eps_root=adam_eps_root,
         adam_weight_decay=adam_weight_decay,
-        **{name: value for name, (value, default) in newer.items() if value is not default},
+        **{name: value for name, value in newer.items() if value is not None},
     )
     return proximal_optimizer(optimizer, penalty, learning_rate)

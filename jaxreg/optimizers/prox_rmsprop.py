@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxreg.optimizers.adaptive import check_options, preconditioned, wide
+from jaxreg.optimizers.adaptive import check_options, momentum_gain, preconditioned, wide
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
 from jaxreg.tree import PyTree, squared_modulus, upcast
@@ -91,11 +91,9 @@ def prox_rmsprop(
     )
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     links = [scale(decay, eps, initial_scale, eps_in_sqrt, bias_correction)]
-    gain: Any = 1.0
+    gain = momentum_gain(momentum, nesterov, "prox_rmsprop")
     if momentum is not None:
-        check_options("prox_rmsprop", learning_rate, penalty, momentum=momentum)
         links.append(optax.trace(momentum, nesterov))
-        gain = 1 / (1 - momentum)
 
     def steps_at(rate: Any, rms: Any) -> PyTree:
         moments = (wide(rms.nu), jax.tree.map(upcast, rms.mu)) if centered else (wide(rms.nu),)

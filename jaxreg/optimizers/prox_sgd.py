@@ -4,8 +4,7 @@ from typing import Any
 
 import optax
 
-from jaxreg.arguments import check_number
-from jaxreg.optimizers.adaptive import check_options, current_rate
+from jaxreg.optimizers.adaptive import check_options, current_rate, momentum_gain
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
 
@@ -68,11 +67,8 @@ def prox_sgd(
         algorithms, 2014, section 4.2, https://doi.org/10.1561/2400000003
     """
     check_options("prox_sgd", learning_rate, penalty, nesterov=nesterov, damped=damped)
-    gain: Any = 1.0
-    if momentum is not None:
-        check_number(momentum, "momentum", "prox_sgd", high=1.0, open_high=True)
-        gain = 1 / (1 - momentum)
-    elif damped:
+    gain = momentum_gain(momentum, nesterov, "prox_sgd")
+    if damped and momentum is None:
         raise ValueError("The 'damped' parameter of prox_sgd needs a momentum to damp. Got momentum=None.")
     # A trace is linear: damping its input is scaling its output.
     rate = _scaled(learning_rate, 1 / gain) if damped else learning_rate

@@ -131,6 +131,9 @@ def test_damping_is_a_smaller_rate_and_keeps_the_step_of_the_prox():
     assert_close(damped, params, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="'damped' parameter of prox_sgd needs a momentum to damp"):
         jaxreg.prox_sgd(0.1, L1, damped=True)
+    for make in (jaxreg.prox_sgd, jaxreg.prox_rmsprop, jaxreg.linbreg):
+        with pytest.raises(ValueError, match=f"'nesterov' parameter of {make.__name__} needs a momentum"):
+            make(0.1, L1, nesterov=True)
 
 
 @options

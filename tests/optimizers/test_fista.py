@@ -144,12 +144,13 @@ def searched(
             if step * curvature <= 1:
                 break
             step = max(0.8 / curvature, step / 10)
-        uphill = (y - new) @ (new - old) > 0
-        t = 1.0 if uphill else t
-        following = (1 + 1 / t**2) * step
-        following = min(0.8 / curvature, following) if curvature > 0 else following
-        t_next = 1.0 if uphill else (1 + np.sqrt(1 + 4 * t**2 * step / following)) / 2
-        y = new if uphill else new + (t - 1) / t_next * (new - old)
+        longest = 0.8 / curvature if curvature > 0 else np.inf
+        fresh = (y - new) @ (new - old) > 0 or (t < 2 and longest > 100 * step)
+        t = 1.0 if fresh else t
+        free = longest if curvature > 0 else 2 * step
+        following = min(longest, (1 + 1 / t**2) * step) if t > 1 else free
+        t_next = 1.0 if fresh else (1 + np.sqrt(1 + 4 * t**2 * step / following)) / 2
+        y = new if fresh else new + (t - 1) / t_next * (new - old)
         old, t, step = new, t_next, following
         found.append((step, new, y))
     return tuple(np.stack(part) for part in zip(*found, strict=True))
@@ -168,6 +169,56 @@ def test_backtracking_is_the_documented_recursion(first):
     np.testing.assert_allclose(states.solution, solutions, atol=1e-7)
     np.testing.assert_allclose(params, held, atol=1e-7)
     assert max(sizes) > first if first < 1 else min(sizes) < first
+
+
+# Bad first step sizes
+
+
+def test_a_first_step_size_far_below_the_curvature_of_a_badly_scaled_problem():
+    x = 1e-3 * np.random.default_rng(0).normal(size=(200, 20))
+    loss, penalty = squares(jnp.asarray(x), jnp.asarray(x @ np.ones(20) * 1e3)), jaxreg.l1(1e-4)
+    params, states = run(jaxreg.fista(1.0, penalty, backtracking=True), loss, jnp.zeros(20), 200)
+    assert violations(penalty, loss, params).min() < 1e-8
+    assert states.step_size[-1] > 1e5
+
+
+@pytest.mark.parametrize("precise", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("share", [1e-1, 1e-4, 1e-8])
+def test_short_first_steps_grow(request, precise, share):
+    # In float32 the shortest moves are too short for any curvature to be seen.
+    if precise:
+        request.getfixturevalue("x64")
+    x, y = diabetes()
+    loss, penalty = squares(jnp.asarray(x), jnp.asarray(y)), jaxreg.l1(0.05)
+    optimizer = jaxreg.fista(share / lipschitz(x), penalty, backtracking=True)
+    params, _ = run(optimizer, loss, jnp.zeros(10), 100)
+    assert violations(penalty, loss, params[60:]).max() < (1e-8 if precise else 1e-6)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_steps_to_infinite_losses_only_are_not_taken(restart):
+    loss = lambda w: jnp.sum(jnp.exp(w) - 3 * w)  # noqa: E731
+    optimizer = jaxreg.fista(
+        1e6, jaxreg.l1(0.1), backtracking=True, max_backtracking_steps=3, restart=restart
+    )
+    params, states = run(optimizer, loss, jnp.zeros(2), 200)
+    assert np.all(np.isfinite(params))
+    np.testing.assert_array_equal(params[0], 0)
+    np.testing.assert_array_equal(states.solution[0], 0)
+    np.testing.assert_allclose(states.step_size[0], 100, rtol=1e-5)
+    assert np.all(np.isfinite(states.solution))
+    assert states.t[0] == 1
+    np.testing.assert_allclose(states.solution[-1], np.log(2.9), rtol=1e-4)  # exp(w) = 3 - 0.1
+
+
+def test_from_outside_of_the_loss_the_parameters_go_back_to_the_solution():
+    loss = lambda w: jnp.sum(-jnp.log(1 - w) - 2 * w)  # noqa: E731
+    optimizer, solution = jaxreg.fista(0.1, jaxreg.l1(0.5), backtracking=True), jnp.array([0.9])
+    state, outside = optimizer.init(solution), jnp.array([1.1])
+    params, state = jaxreg.step(optimizer, jax.grad(loss)(outside), state, outside, value_fn=loss)
+    np.testing.assert_array_equal(params, solution)
+    np.testing.assert_array_equal(state.solution, solution)
+    np.testing.assert_array_equal(state.step_size, jnp.float32(0.1))
 
 
 # The minimisers

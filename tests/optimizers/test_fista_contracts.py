@@ -75,6 +75,19 @@ def test_leaves_without_updates_and_holes_stay():
     assert np.any(new["layer"]["kernel"] != params["layer"]["kernel"])
 
 
+@pytest.mark.parametrize("options", [{}, {"backtracking": True}], ids=["constant", "backtracking"])
+def test_the_solution_has_the_current_leaves_where_there_is_no_gradient(options):
+    optimizer = jaxreg.fista(0.5, jaxreg.l1(0.1), **options)
+    state = optimizer.init({"w": jnp.ones(2), "frozen": jnp.ones(2), "steps": jnp.arange(3)})
+    params = {"w": jnp.ones(2), "frozen": jnp.full(2, 5.0), "steps": jnp.arange(3) + 7}
+    grads = {"w": jnp.ones(2), "frozen": None, "steps": None}
+    value_fn = lambda params: params["w"].sum()  # noqa: E731
+    new, state = jaxreg.step(optimizer, grads, state, params, value_fn=value_fn)
+    for name in ("frozen", "steps"):
+        assert_same_bits(state.solution[name], params[name])
+        assert state.solution[name].unsafe_buffer_pointer() != new[name].unsafe_buffer_pointer()
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("backtracking", [False, True])
 def test_complex_parameters_are_pairs_of_real_ones(backtracking):
@@ -154,6 +167,54 @@ def test_backtracking_needs_the_loss():
     ):
         with pytest.raises(ValueError, match=r"fista with backtracking=True needs the loss.*value_fn=loss"):
             run()
+
+
+NO_LOSSES = [
+    ({"value_fn": 1.5}, TypeError, "'value_fn' of fista must be a function.* Got 1.5 of type float"),
+    (
+        {"value_fn": lambda params: (loss(params), 1)},
+        TypeError,
+        "'value_fn' of fista must return the loss.* of type tuple",
+    ),
+    (
+        {"value_fn": lambda params: params["layer"]["bias"]},
+        ValueError,
+        r"'value_fn' of fista .*Got shape \(3,\)",
+    ),
+    ({"value_fn": lambda params: loss(params) + 0j}, TypeError, "'value_fn' of fista .*Got dtype complex64"),
+    ({"value_fn": loss, "value": (1.0, 2)}, TypeError, r"'value' of fista must be the loss.*Got \(1.0, 2\)"),
+    ({"value_fn": loss, "value": jnp.ones(1)}, ValueError, r"'value' of fista .*Got shape \(1,\)"),
+]
+
+
+@pytest.mark.parametrize(("extra", "error", "words"), NO_LOSSES)
+def test_what_is_no_loss_is_refused(extra, error, words):
+    params, [grads] = parameters(), gradients(1)
+    optimizer = jaxreg.fista(0.1, GROUPED, backtracking=True)
+    with pytest.raises(error, match=words):
+        optimizer.update(grads, optimizer.init(params), params, **({"value": 1.0} | extra))
+
+
+def test_the_value_may_be_an_integer():
+    params, [grads] = parameters(), gradients(1)
+    optimizer = jaxreg.fista(0.1, GROUPED, backtracking=True)
+    expected, actual = (
+        optimizer.update(grads, optimizer.init(params), params, value_fn=loss, value=value)
+        for value in (2.0, 2)
+    )
+    assert_close(actual, expected)
+
+
+def test_schedules_are_called_with_arrays():
+    seen = []
+
+    def schedule(count):
+        seen.append((count.dtype, count.shape))
+        return 0.1 * 0.5 ** count.astype(jnp.float32)
+
+    optimizer, [grads] = jaxreg.fista(schedule, GROUPED), gradients(1)
+    optimizer.update(grads, optimizer.init(parameters()), parameters())
+    assert seen == [(jnp.int32, ())] * 2
 
 
 def test_inside_a_chain():

@@ -62,7 +62,12 @@ def test_no_rate_or_more_than_one_is_an_error():
 
 # Frozen leaves
 
+PARTITION = optax.partition({"train": optax.sgd(0.1), "freeze": optax.set_to_zero()}, FROZEN)
 FREEZING = {
+    "clipped after": optax.chain(PARTITION, optax.clip_by_global_norm(1.0)),
+    "in MultiSteps": optax.MultiSteps(PARTITION, every_k_schedule=2),
+    "in apply_if_finite": optax.apply_if_finite(PARTITION, 3),
+    "jitted": optax.GradientTransformation(PARTITION.init, jax.jit(PARTITION.update)),
     "set_to_zero at the end": optax.chain(optax.adam(0.1), optax.masked(optax.set_to_zero(), IS_FROZEN)),
     "set_to_zero at the start": optax.chain(optax.masked(optax.set_to_zero(), IS_FROZEN), optax.sgd(0.1)),
     "partition": optax.partition({"train": optax.adam(0.1), "freeze": optax.set_to_zero()}, FROZEN),
@@ -125,6 +130,12 @@ def test_leaves_with_no_gradient_are_shrunk_all_the_same():
         assert np.all(new["w"] < 1)
 
 
+def test_without_any_leaf_there_is_nothing_to_do():
+    for optimizer in (jaxreg.prox_adam(0.1, L1), jaxreg.prox_rmsprop(0.1, L1)):
+        updates, _ = optimizer.update({}, optimizer.init({}), {})
+        assert updates == {}
+
+
 # MultiSteps
 
 
@@ -164,6 +175,13 @@ def test_the_schedule_of_a_step_size_counts_steps_and_not_calls():
     twice = [grad for grad in grads for _ in range(2)]
     actual, _ = train(optimizer, twice, parameters(), jax.jit)
     assert_close(actual, train(reference, grads, parameters(), jax.jit)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_multi_steps_for_some_leaves_only_is_refused():
+    inner = {"train": optax.sgd(0.1), "freeze": optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()}
+    optimizer = jaxreg.proximal_optimizer(optax.partition(inner, FROZEN), L1, 0.1)
+    with pytest.raises(ValueError, match=r"optax.MultiSteps that only some leaves pass through"):
+        train(optimizer, gradients(1), parameters())
 
 
 def test_a_skipped_micro_batch_is_no_step():
