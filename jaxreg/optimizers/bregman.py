@@ -12,7 +12,7 @@ from jaxreg.penalties.base import spread_steps
 from jaxreg.transforms.add_penalty import penalty_gradient
 from jaxreg.transforms.new_parameters import (
     DirectTransformation,
-    check_fit,
+    init_from,
     parameters_at,
     require_optimizer,
     require_params,
@@ -35,8 +35,7 @@ def bregman(optimizer: optax.GradientTransformation, penalty: Penalty, delta: An
     """
     inner = require_optimizer(optimizer, "bregman")
 
-    def init(params: PyTree) -> BregmanState:
-        check_fit(penalty.touched, params)
+    def begin(params: PyTree) -> BregmanState:
         return BregmanState(_initial_dual(penalty, delta, params), inner.init(params))
 
     def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, BregmanState]]:
@@ -63,14 +62,12 @@ def bregman(optimizer: optax.GradientTransformation, penalty: Penalty, delta: An
 
         return run
 
-    return DirectTransformation.make(init, advance(updates_to), advance(parameters_at))
+    return DirectTransformation.make(init_from(penalty, begin), advance(updates_to), advance(parameters_at))
 
 
 def _initial_dual(penalty: Penalty, delta: Any, params: PyTree) -> PyTree:
     """``w / delta`` plus a subgradient of the penalty at w, of which the prox makes w again."""
     flat = flatten(params)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in flat.leaves):
-        return jax.eval_shape(lambda leaves: _initial_dual(penalty, delta, leaves), params)
     slopes = penalty_gradient(penalty, flat) if flat.has_floating else {}
     duals = [optax.MaskedNode() for _ in flat.leaves]
     for index, slope in slopes.items():

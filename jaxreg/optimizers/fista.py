@@ -14,7 +14,7 @@ from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, spread_steps
 from jaxreg.transforms.new_parameters import (
     DirectTransformation,
-    check_fit,
+    init_from,
     parameters_at,
     rate_at,
     require_params,
@@ -164,12 +164,6 @@ def fista(
     if backtracking:
         _check_first_step(learning_rate)
 
-    def init(params: PyTree) -> FistaState:
-        check_fit(penalty.touched, params)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-            return jax.eval_shape(begin, params)  # there is nothing to copy
-        return begin(params)
-
     def begin(params: PyTree) -> FistaState:
         count, one = jnp.zeros([], jnp.int32), jnp.ones([])
         rate = rate_at(learning_rate, count, "fista", "learning_rate")
@@ -246,7 +240,7 @@ def fista(
 
         return run
 
-    return DirectTransformation.make(init, advance(updates_to), advance(parameters_at))
+    return DirectTransformation.make(init_from(penalty, begin), advance(updates_to), advance(parameters_at))
 
 
 def _solution(flat: FlatTree, old: list[Any], points: Leaves) -> PyTree:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxreg.arguments import check_number
@@ -11,7 +10,7 @@ from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, spread_steps
 from jaxreg.transforms.new_parameters import (
     DirectTransformation,
-    check_fit,
+    init_from,
     parameters_at,
     require_params,
     updates_to,
@@ -24,12 +23,6 @@ Advance = Callable[[FlatTree, Leaves, Any], tuple[Leaves, Any]]
 
 def follow(penalty: Penalty, begin: Callable[[PyTree], Any], advance: Advance) -> DirectTransformation:
     """The optimizer that starts in the state ``begin(params)`` and takes the steps ``advance``."""
-
-    def init(params: PyTree) -> Any:
-        check_fit(penalty.touched, params)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-            return jax.eval_shape(begin, params)  # there is nothing to copy
-        return begin(params)
 
     def run(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, Any]]:
         def take(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
@@ -47,7 +40,7 @@ def follow(penalty: Penalty, begin: Callable[[PyTree], Any], advance: Advance) -
 
         return take
 
-    return DirectTransformation.make(init, run(updates_to), run(parameters_at))
+    return DirectTransformation.make(init_from(penalty, begin), run(updates_to), run(parameters_at))
 
 
 def leader(

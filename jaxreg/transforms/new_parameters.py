@@ -51,6 +51,18 @@ def check_fit(resolve: Callable[[FlatTree], object], params: PyTree) -> None:
         resolve(flat)
 
 
+def init_from(penalty: Penalty, begin: Callable[[PyTree], Any]) -> Callable[[PyTree], Any]:
+    """An ``init`` that refuses what does not fit, and copies nothing of abstract parameters."""
+
+    def init(params: PyTree) -> Any:
+        check_fit(penalty.touched, params)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+            return jax.eval_shape(begin, params)
+        return begin(params)
+
+    return init
+
+
 def rate_at(rate: Any, count: Any, owner: str, name: str) -> Any:
     """The value of a number or schedule at a step count."""
     return check_rate(rate(count) if callable(rate) else rate, name, owner)

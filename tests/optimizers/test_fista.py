@@ -1,6 +1,5 @@
 """FISTA's mathematics: published recursions, the minimisers of other solvers, what backtracking promises."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn import datasets, linear_model
+from convex_problems import cancer, diabetes
+from sklearn import linear_model
 
 import jaxreg
 from jaxreg import groups
@@ -24,22 +24,6 @@ VARIANTS = {
     "backtracking, no restart": {"backtracking": True, "restart": False},
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
-
-
-def standardised(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean(0)) / x.std(0)
-
-
-@functools.cache
-def diabetes() -> tuple[np.ndarray, np.ndarray]:
-    x, y = datasets.load_diabetes(return_X_y=True)
-    return standardised(x), standardised(y)
-
-
-@functools.cache
-def cancer() -> tuple[np.ndarray, np.ndarray]:
-    x, y = datasets.load_breast_cancer(return_X_y=True)
-    return standardised(x), 2.0 * y - 1
 
 
 def squares(x: np.ndarray, y: np.ndarray) -> Loss:
