@@ -1,6 +1,8 @@
 """What several test files need: small trees, training loops, comparisons."""
 
+import re
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import chex
@@ -45,6 +47,15 @@ def train(
     for grad in grads:
         params, state = update(grad, state, params)
     return params, state
+
+
+def installed(package: str, at_least: str) -> bool:
+    """Whether this release of a package or a later one is here."""
+
+    def numbers(release: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", release)[:3]]
+
+    return numbers(version(package)) >= numbers(at_least)
 
 
 def apply(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Tree, Tree]]:
