@@ -113,6 +113,7 @@ def shrink_groups_weighted(xs: Arrays, views: Views, steps: Arrays, threshold: A
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0)  # an eager loop would be compiled anew at each call
 def _norms_after(views: tuple[View, ...], sizes: list[Any], shifts: list[Any]) -> Any:
     """The root theta of each group, 0 where the group dies.
 

@@ -41,6 +41,7 @@ def test_derivative_in_strength(name: str, penalty: str, direct: bool) -> None:
     def loss(w: jax.Array) -> jax.Array:
         return jnp.mean((x @ w - y) ** 2)
 
+    @jax.jit
     def trained(strength: jax.Array) -> jax.Array:
         optimizer = OPTIMIZERS[name](PENALTIES[penalty](strength))
         take: Callable = jaxreg.step if direct else _update
@@ -52,7 +53,7 @@ def test_derivative_in_strength(name: str, penalty: str, direct: bool) -> None:
         (w, _), _ = jax.lax.scan(body, (start, optimizer.init(start)), None, length=20)
         return loss(w) + jnp.sum(w**3)
 
-    slope, small = jax.grad(trained), 1e-6
+    slope, small = jax.jit(jax.grad(trained)), 1e-6
     difference = (trained(0.2 + small) - trained(0.2 - small)) / (2 * small)
     assert abs(difference) > 1e-3
     np.testing.assert_allclose(slope(0.2), difference, rtol=1e-4)
