@@ -24,11 +24,12 @@ def check_number(
     name: str,
     owner: str,
     *,
+    low: float = 0.0,
     high: float = float("inf"),
     open_high: bool = False,
     open_low: bool = False,
 ) -> Any:
-    """Refuse a concrete number that is not finite or not in [0, high]; return it otherwise.
+    """Refuse a concrete number that is not finite or not in [low, high]; return it otherwise.
 
     ``open_low`` and ``open_high`` refuse the bounds themselves.
     """
@@ -39,14 +40,15 @@ def check_number(
     if not _is_real_scalar(value):
         hint = SCHEDULES if callable(value) and name.startswith("strength") else ""
         raise TypeError(
-            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low)}. "
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low, low)}. "
             f"Got {value!r} of type {type(value).__name__}.{hint}"
         )
     number = float(value)
-    at_bound = (open_high and number == high) or (open_low and number == 0)
-    if not np.isfinite(number) or not 0 <= number <= high or at_bound:
+    at_bound = (open_high and number == high) or (open_low and number == low)
+    if not np.isfinite(number) or not low <= number <= high or at_bound:
         raise ValueError(
-            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low)}. Got {number!r}."
+            f"The '{name}' parameter of {owner} must be {_bound(high, open_high, open_low, low)}. "
+            f"Got {number!r}."
         )
     return value
 
@@ -110,7 +112,11 @@ def _is_real_scalar(value: Any) -> bool:
     return jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
 
 
-def _bound(high: float = float("inf"), open_high: bool = False, open_low: bool = False) -> str:
+def _bound(
+    high: float = float("inf"), open_high: bool = False, open_low: bool = False, low: float = 0.0
+) -> str:
     if high == float("inf"):
+        if low:
+            return f"a number {'above' if open_low else 'of at least'} {low:g}"
         return "a positive number" if open_low else "a non-negative number"
-    return f"a number in {'(' if open_low else '['}0, {high:g}{')' if open_high else ']'}"
+    return f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"

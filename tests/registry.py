@@ -32,6 +32,13 @@ class PenaltyCase:
     """Whether its prox makes exact zeros."""
     aligned_axes: tuple[int, ...] = (0, 1)
     """Axes that may be sharded without a group lying across the borders of shards."""
+    convex: bool = True
+    per_element: bool = True
+    """Whether its prox takes one step size per element."""
+    homogeneous: bool = True
+    """Whether R(c w) is c R(w) for c > 0."""
+    flat: bool = False
+    """Whether it charges nothing more for what is large or not zero."""
 
     def __str__(self) -> str:
         return self.name
@@ -90,15 +97,69 @@ def times(factor: float, strength: Any) -> Any:
     return jax.tree.map(lambda value: factor * value, strength)
 
 
+def mcp(r: float, strength: float, gamma: float = 2.5) -> float:
+    return strength * r - r**2 / (2 * gamma) if r < gamma * strength else gamma * strength**2 / 2
+
+
+def scad(r: float, strength: float, gamma: float = 3.7) -> float:
+    if r <= strength:
+        return strength * r
+    if r <= gamma * strength:
+        return (2 * gamma * strength * r - r**2 - strength**2) / (2 * (gamma - 1))
+    return strength**2 * (gamma + 1) / 2
+
+
+def huber(r: float, strength: float, delta: float = 0.6) -> float:
+    return strength * (r**2 / (2 * delta) if r < delta else r - delta / 2)
+
+
 ON = masks.name("kernel")
+
+
+def _radial(
+    name: str,
+    make: Callable[..., jaxreg.Penalty],
+    phi: Callable[[float, float], float],
+    structure: groups.Groups | None = None,
+    sparse: bool = True,
+    convex: bool = True,
+    flat: bool = False,
+    **options: float,
+) -> PenaltyCase:
+    """A row for ``sum_g phi(||w_g||; strength sqrt(|g|))``, elements where there is no structure."""
+    members = {
+        None: _labels(np.arange(32).reshape(SHAPE)),
+        groups.outputs(): columns(),
+        groups.inputs(): rows(),
+    }
+
+    def formula(w: np.ndarray, strength: float) -> float:
+        parts = [(np.sqrt(squared(w[m])), strength * np.sqrt(m.sum())) for m in members[structure]]
+        return float(sum(phi(r, t) for r, t in parts))
+
+    title = name if structure is None else f"{name}[{structure}]"
+    return PenaltyCase(
+        title,
+        lambda s: make(s, groups=structure, mask=ON, **options),
+        formula,
+        sparse,
+        convex=convex,
+        per_element=structure is None,
+        homogeneous=False,
+        flat=flat,
+    )
+
 
 PENALTIES = [
     PenaltyCase("l1", lambda s: jaxreg.l1(s, mask=ON), lambda w, s: s * absolute(w)),
-    PenaltyCase("l2", lambda s: jaxreg.l2(s, mask=ON), lambda w, s: s * squared(w), sparse=False),
+    PenaltyCase(
+        "l2", lambda s: jaxreg.l2(s, mask=ON), lambda w, s: s * squared(w), sparse=False, homogeneous=False
+    ),
     PenaltyCase(
         "elastic_net",
         lambda s: jaxreg.elastic_net(s, 0.6, mask=ON),
         lambda w, s: s * (0.6 * absolute(w) + 0.4 / 2 * squared(w)),
+        homogeneous=False,
     ),
     PenaltyCase(
         "group_lasso[outputs]",
@@ -131,15 +192,38 @@ PENALTIES = [
         lambda s: jaxreg.sparse_group_lasso(s, groups.layers(), 0.8, mask=ON),
         lambda w, s: s * (0.8 * absolute(w) + 0.2 * np.sqrt(w.size) * np.sqrt(squared(w))),
     ),
+    _radial("l0", jaxreg.l0, lambda r, s: s * (r > 0), convex=False, flat=True),
+    _radial("l0", jaxreg.l0, lambda r, s: s * (r > 0), groups.outputs(), convex=False, flat=True),
+    _radial("l_half", jaxreg.l_half, lambda r, s: s * r**0.5, convex=False),
+    _radial("l_half", jaxreg.l_half, lambda r, s: s * r**0.5, groups.inputs(), convex=False),
+    _radial("l_two_thirds", jaxreg.l_two_thirds, lambda r, s: s * r ** (2 / 3), convex=False),
+    _radial("mcp", jaxreg.mcp, mcp, gamma=2.5, convex=False, flat=True),
+    _radial("mcp", jaxreg.mcp, mcp, groups.outputs(), gamma=2.5, convex=False, flat=True),
+    _radial("scad", jaxreg.scad, scad, convex=False, flat=True),
+    _radial("scad", jaxreg.scad, scad, groups.inputs(), convex=False, flat=True),
+    _radial("log_sum", jaxreg.log_sum, lambda r, s: s * np.log1p(r / 0.5), epsilon=0.5, convex=False),
+    _radial(
+        "log_sum",
+        jaxreg.log_sum,
+        lambda r, s: s * np.log1p(r / 0.5),
+        groups.outputs(),
+        epsilon=0.5,
+        convex=False,
+    ),
+    _radial("capped_l1", jaxreg.capped_l1, lambda r, s: s * min(r, 0.7), cap=0.7, convex=False, flat=True),
+    _radial("huber", jaxreg.huber, huber, sparse=False, delta=0.6),
+    _radial("huber", jaxreg.huber, huber, groups.outputs(), sparse=False, delta=0.6),
     PenaltyCase(
         "l1 + l2",
         lambda s: jaxreg.l1(s, mask=ON) + jaxreg.l2(times(0.5, s), mask=ON),
         lambda w, s: s * (absolute(w) + 0.5 * squared(w)),
+        homogeneous=False,
     ),
     PenaltyCase(
         "l1 + elastic_net + l1",
         lambda s: jaxreg.l1(s, mask=ON) + jaxreg.elastic_net(s, 0.5, mask=ON) + jaxreg.l1(s, mask=ON),
         lambda w, s: s * (2.5 * absolute(w) + 0.25 * squared(w)),
+        homogeneous=False,
     ),
     PenaltyCase(
         "group_lasso + l2 + l1",
@@ -149,6 +233,7 @@ PENALTIES = [
             + jaxreg.l1(times(0.5, s), mask=ON)
         ),
         lambda w, s: s * (norms(w, columns()) + squared(w) + 0.5 * absolute(w)),
+        homogeneous=False,
     ),
 ]
 

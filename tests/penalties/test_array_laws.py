@@ -28,7 +28,7 @@ def draw(seed: int, dtype: Any = np.float32) -> jax.Array:
 
 def mixed_steps(case: PenaltyCase) -> list[Any]:
     tree = parameters(jnp.linspace(0.0, 2.0, int(np.prod(SHAPE))).reshape(SHAPE))
-    return [0.3, jnp.float32(0.3), tree]
+    return [0.3, jnp.float32(0.3), *([tree] if case.per_element else [])]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -207,11 +207,13 @@ def test_inside_shard_map(case: PenaltyCase) -> None:
     """Groups that lie within a shard need nothing from other devices."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
     columns = PartitionSpec(None, "d")
-    leaf, step = draw(8), jnp.linspace(0.1, 1.0, int(np.prod(SHAPE))).reshape(SHAPE)
+    leaf, step = draw(8), jnp.full(SHAPE, 0.3)
+    if case.per_element:
+        step = jnp.linspace(0.1, 1.0, int(np.prod(SHAPE))).reshape(SHAPE)
 
     def prox(kernel: jax.Array, step: jax.Array) -> jax.Array:
         tree = {"layer": {"kernel": kernel, "bias": jnp.ones(SHAPE[1])}}
-        sizes = {"layer": {"kernel": step, "bias": 1.0}}
+        sizes = {"layer": {"kernel": step if case.per_element else step[0, 0], "bias": 1.0}}
         return case.make(0.2).prox(tree, sizes)["layer"]["kernel"]
 
     mapped = jax.shard_map(prox, mesh=mesh, in_specs=(columns, columns), out_specs=columns)

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from registry import PENALTIES, SHAPE, PenaltyCase, parameters
 from scipy import optimize
 
-pytestmark = pytest.mark.parametrize("case", PENALTIES, ids=str)
+CONVEX = [case for case in PENALTIES if case.convex]
+every = pytest.mark.parametrize("case", PENALTIES, ids=str)
+per_element_ones = pytest.mark.parametrize("case", [case for case in PENALTIES if case.per_element], ids=str)
+
+
+def in_both_forms(cases: list[PenaltyCase]) -> pytest.MarkDecorator:
+    """With one step, and with a step per element where the prox takes that."""
+    pairs = [(case, False) for case in cases] + [(case, True) for case in cases if case.per_element]
+    ids = [f"{case}-{'step per element' if per_element else 'one step'}" for case, per_element in pairs]
+    return pytest.mark.parametrize(("case", "per_element"), pairs, ids=ids)
+
 
 STRENGTH = 0.4
 
@@ -44,7 +54,7 @@ def objective(case: PenaltyCase, z: np.ndarray, x: np.ndarray, step: float | np.
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(PENALTIES)
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_prox_is_the_minimiser_that_brute_force_finds(
     case: PenaltyCase, per_element: bool, scale: float
@@ -78,7 +88,7 @@ def test_prox_is_the_minimiser_that_brute_force_finds(
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(CONVEX)
 def test_prox_is_firmly_non_expansive(case: PenaltyCase, per_element: bool) -> None:
     step = np.maximum(steps_per_element(3), 1e-3) if per_element else 0.7
     for seed in range(10):
@@ -88,7 +98,7 @@ def test_prox_is_firmly_non_expansive(case: PenaltyCase, per_element: bool) -> N
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(PENALTIES)
 def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_element: bool) -> None:
     """Moreau: grad min_z R(z) + |z - x|^2 / 2s = (x - prox) / s; ties value, prox and both derivatives."""
     step = np.maximum(steps_per_element(4), 1e-3) if per_element else 0.7
@@ -106,6 +116,7 @@ def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_el
     )
 
 
+@pytest.mark.parametrize("case", CONVEX, ids=str)
 @given(data=st.data())
 def test_what_prox_removes_is_a_subgradient(case: PenaltyCase, data: st.DataObject) -> None:
     """(x - prox) / s is a subgradient at prox: R(z) >= R(prox) + <(x - prox)/s, z - prox> for all z."""
@@ -122,22 +133,26 @@ def test_what_prox_removes_is_a_subgradient(case: PenaltyCase, data: st.DataObje
         assert gap >= -3e-6 * (rounding + case.formula(z, strength)) - 1e-12
 
 
+@per_element_ones
 def test_equal_steps_per_element_are_one_step(case: PenaltyCase) -> None:
     x = draw(6).astype(np.float32)
     chex.assert_trees_all_close(prox(case, x, np.full(SHAPE, 0.3, np.float32)), prox(case, x, 0.3), atol=2e-6)
 
 
+@every
 def test_step_zero_is_the_identity(case: PenaltyCase) -> None:
     x = draw(7).astype(np.float32)
-    np.testing.assert_array_equal(prox(case, x, 0.0), x)
-    np.testing.assert_array_equal(prox(case, x, np.zeros(SHAPE, np.float32)), x)
+    for step in (0.0, np.zeros(SHAPE, np.float32))[: 1 + case.per_element]:
+        np.testing.assert_array_equal(prox(case, x, step), x)
 
 
+@every
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 @pytest.mark.parametrize("step", [1e5, 1e8, 1e30])
 def test_large_steps_stay_finite_and_reach_zero(case: PenaltyCase, step: float, dtype: np.dtype) -> None:
     x = draw(8).astype(dtype)
-    for sizes in (step, np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3, step, 1.0).astype(np.float32)):
+    mixed = np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3, step, 1.0).astype(np.float32)
+    for sizes in (step, mixed)[: 1 + case.per_element]:
         out = np.asarray(prox(case, x, sizes), np.float32)
         assert np.all(np.isfinite(out))
     limit = np.asarray(prox(case, x, step), np.float32)
@@ -145,10 +160,10 @@ def test_large_steps_stay_finite_and_reach_zero(case: PenaltyCase, step: float, 
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(PENALTIES)
 def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_element: bool) -> None:
     """Extreme magnitudes: with strength scaled too (what has degree 1), prox(c x) = c prox(x)."""
-    if not case.sparse or "l2" in case.name or "elastic" in case.name:
+    if not case.homogeneous:
         x = (draw(9) * scale).astype(np.float32)
         assert np.all(np.isfinite(prox(case, x, 0.5)))
         return
@@ -160,6 +175,7 @@ def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_elem
 
 
 @pytest.mark.usefixtures("x64")
+@per_element_ones
 def test_prox_is_exact_for_steps_over_ten_decades(case: PenaltyCase) -> None:
     """Optimality of the proximal problem itself, where weights and steps shrink together."""
     rng = np.random.default_rng(13)
@@ -173,15 +189,16 @@ def test_prox_is_exact_for_steps_over_ten_decades(case: PenaltyCase) -> None:
         np.testing.assert_allclose(distance, 0, atol=1e-9)
 
 
+@every
 def test_nan_comes_through(case: PenaltyCase) -> None:
     x = draw(14).astype(np.float32)
     x[2, 1] = np.nan
-    for step in (0.3, np.full(SHAPE, 0.3, np.float32)):
+    for step in (0.3, np.full(SHAPE, 0.3, np.float32))[: 1 + case.per_element]:
         assert np.isnan(prox(case, x, step)[2, 1])
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(PENALTIES)
 def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: bool) -> None:
     """At step 0 the prox is the identity, also to differentiation, zeros included."""
     x = draw(15)
@@ -201,7 +218,7 @@ def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: boo
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("per_element", [False, True], ids=["one step", "step per element"])
+@in_both_forms(PENALTIES)
 def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> None:
     x = draw(17, 3.0)
     step = jnp.asarray(np.maximum(steps_per_element(18), 1e-3) if per_element else 0.3)

@@ -65,7 +65,8 @@ def test_no_push_and_no_nan_at_zeros(case: PenaltyCase, dtype: np.dtype) -> None
         slope = np.asarray(jax.grad(lambda k: jnp.real(value(case, k)))(jnp.asarray(leaf)), np.complex64)
         assert np.all(np.isfinite(slope))
         np.testing.assert_array_equal(slope[leaf == 0], 0)
-        assert leaf.any() == slope.any()
+        if not case.flat:
+            assert leaf.any() == slope.any()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1e10, 1e18])
@@ -75,7 +76,7 @@ def test_value_and_gradient_are_finite_where_representable(case: PenaltyCase, sc
     assert np.isfinite(found)
     assert np.all(np.isfinite(slope))
     np.testing.assert_allclose(found, case.formula(w.astype(np.float64), STRENGTH), rtol=1e-5, atol=1e-37)
-    assert np.all(slope[w != 0] != 0)
+    assert case.flat or np.all(slope[w != 0] != 0)
 
 
 def test_norms_reach_over_the_whole_range_of_floats(case: PenaltyCase) -> None:

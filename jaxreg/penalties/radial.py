@@ -1,0 +1,119 @@
+"""Penalties that are one scalar function of a radius: an element's modulus or a group's norm."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxreg.arguments import check_flag
+from jaxreg.group_kinds import Groups
+from jaxreg.penalties.base import GroupPenalty, Term, TermPenalty, checked_groups, checked_strength
+from jaxreg.penalties.shrinkage import group_norm, l1_distance, modulus
+from jaxreg.tree import FlatTree, is_complex
+
+ALMOST_ZERO = 1e-30
+
+
+@dataclasses.dataclass(frozen=True)
+class RadialPenalty(GroupPenalty):
+    """``sum_g phi(||w_g||; strength * weight_g)``; without groups an element is a group of its own.
+
+    A subclass gives phi, its slope, and the prox of phi on radii ``r >= 0``. Its prox is then radial:
+    ``w_g prox_phi(||w_g||) / ||w_g||``.
+    """
+
+    groups: Groups | None = dataclasses.field(metadata={"static": True})
+
+    def phi(self, r: Any, strength: Any) -> Any:
+        """The penalty of positive radii; it is 0 at radius 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define phi().")  # the subclass's duty
+
+    def slope(self, r: Any, strength: Any) -> Any:
+        """The derivative of phi at positive radii."""
+        raise NotImplementedError(f"{type(self).__name__} must define slope().")  # the subclass's duty
+
+    def slope_at_zero(self, strength: Any) -> Any:
+        """The derivative of phi at 0 from the right: how large a gradient a zero withstands."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define slope_at_zero()."
+        )  # the subclass's duty
+
+    def shrink(self, r: Any, step: Any, strength: Any) -> Any:
+        """``argmin_z>=0 phi(z) + (z - r)^2 / (2 step)``, for steps above 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define shrink().")  # the subclass's duty
+
+    def _terms(self, flat: FlatTree) -> list[Term]:
+        return TermPenalty._terms(self, flat) if self.groups is None else super()._terms(flat)
+
+    def _radii(self, xs: Sequence[Any], term: Term) -> tuple[Any, Any]:
+        """The radii of a term, and the strength of each."""
+        if self.groups is None:
+            return modulus(xs[0]), term.strength
+        return group_norm(xs, term.views), self.thresholds(term.strength, term)
+
+    def term_value(self, xs: Sequence[Any], term: Term) -> Any:
+        r, strength = self._radii(xs, term)
+        # Neither the value nor the gradient may see an infinite slope at 0.
+        zero = r == 0
+        return jnp.sum(jnp.where(zero, 0.0, self.phi(jnp.where(zero, 1.0, r), strength)))
+
+    def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
+        if self.groups is not None and (jnp.ndim(steps[0]) or any(step is not steps[0] for step in steps)):
+            raise ValueError(
+                f"The prox of {self.kind} over groups needs one step size for each leaf: with a step size "
+                "per element, as in prox_adam, it has no closed form. Give it elements (groups=None), a "
+                "scalar step size (prox_sgd, fista, proximal), or take group_lasso."
+            )
+        r, strength = self._radii(xs, term)
+        # A zero moves like what is close to it, also to differentiation.
+        r = jnp.where(r == 0, ALMOST_ZERO, r)
+        step = jnp.asarray(steps[0])
+        moves = (step > 0) & ~jnp.isnan(r)
+        z = jnp.where(moves, self.shrink(r, jnp.where(step > 0, step, 1.0), strength), r)
+        if self.groups is None:
+            return [_with_modulus(xs[0], r, z)]
+        ratio = jnp.where(z == r, 1.0, z / r)
+        return [
+            jnp.where(view.broadcast(z == 0), 0.0, x * view.broadcast(ratio))
+            for x, view in zip(xs, term.views, strict=True)
+        ]
+
+    def term_distance(
+        self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
+    ) -> Sequence[Any]:
+        r, strength = self._radii(xs, term)
+        zero = r == 0
+        positive = jnp.where(zero, 1.0, r)
+        pull = self.slope(positive, strength) / positive
+        withstood = self.slope_at_zero(strength)
+        if self.groups is None:
+            x, grad = xs[0], grads[0]
+            stays = jnp.maximum(jnp.abs(grad) - withstood - soft[0], 0.0)
+            return [jnp.where(zero, stays, l1_distance(x, grad + pull * x, soft[0]))]
+        pulls = [grad + view.broadcast(pull) * x for x, grad, view in zip(xs, grads, term.views, strict=True)]
+        residual = group_norm(pulls, term.views)
+        distance = jnp.where(zero, jnp.maximum(residual - withstood, 0.0), residual)
+        return [
+            jnp.broadcast_to(view.broadcast(distance), x.shape)
+            for x, view in zip(xs, term.views, strict=True)
+        ]
+
+
+def _with_modulus(x: Any, r: Any, z: Any) -> Any:
+    """An x with its modulus r changed to z; bit-identical where that is no change."""
+    scaled = x * (z / r)
+    if not is_complex(x):
+        scaled = jnp.where(x == 0, scaled, lax.sign(x) * z)  # which is not rounded
+    return jnp.where(z == r, x, scaled)
+
+
+def checked_radial(
+    strength: Any, groups: Groups | None, size_weights: bool, mask: Any, owner: str
+) -> dict[str, Any]:
+    """The fields that all radial penalties share, checked."""
+    fields = checked_strength(strength, mask, owner)
+    if groups is None:
+        return fields | {"groups": None, "size_weights": check_flag(size_weights, "size_weights", owner)}
+    return fields | checked_groups(groups, size_weights, owner)
