@@ -1,4 +1,4 @@
-"""Three convex problems in one: each is a leaf with a loss, a strength and a reference of its own.
+"""Three convex losses in one: each is a leaf with a loss, a strength and a reference of its own.
 
 Least squares on diabetes, logistic regression on breast cancer and multinomial regression on digits,
 none with an intercept. The losses are means over the samples and add up, so that every optimizer
@@ -12,9 +12,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from skglm.datafits import LogisticGroup, QuadraticGroup
-from skglm.penalties import WeightedGroupL2
-from skglm.solvers import GroupBCD, GroupProxNewton
+from skglm.datafits import LogisticGroup, Quadratic, QuadraticGroup
+from skglm.penalties import MCPenalty, WeightedGroupL2
+from skglm.solvers import AndersonCD, GroupBCD, GroupProxNewton
 from skglm.utils.data import grp_converter
 from sklearn import datasets, linear_model
 
@@ -26,6 +26,8 @@ GROUPS = groups.by_path(
     {"diabetes": groups.chunks(2, axis=0), "cancer": groups.chunks(3, axis=0), "digits": groups.inputs()}
 )
 L1_RATIO = 0.7
+GAMMA = 40.0
+"""No weight leaves the concave part, where the gradient that Adam divides by is not 0."""
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
@@ -73,6 +75,8 @@ class Penalised:
     make: Callable[[dict[str, float]], jaxreg.Penalty]
     strengths: dict[str, float]
     references: dict[str, Callable[[float], np.ndarray]]
+    unique: tuple[str, ...] = ("diabetes", "cancer", "digits")
+    """Leaves on which there is one minimiser to find."""
 
 
 def lasso(strength: float) -> np.ndarray:
@@ -102,6 +106,15 @@ def blocks(strength: float, size: int, solver: type, datafit: type, data: tuple)
     x = np.asfortranarray(x)
     fit.initialize(x, y)
     return solver(tol=1e-11, fit_intercept=False, max_iter=10_000).solve(x, y, fit, penalty)[0]
+
+
+def concave(strength: float) -> np.ndarray:
+    """skglm's minimax concave penalty."""
+    x, y = diabetes()
+    x, fit = np.asfortranarray(x), Quadratic()
+    fit.initialize(x, y)
+    solver = AndersonCD(tol=1e-11, fit_intercept=False, max_iter=10_000)
+    return solver.solve(x, y, fit, MCPenalty(strength, GAMMA))[0]
 
 
 PENALISED = {
@@ -135,5 +148,11 @@ PENALISED = {
         lambda s: jaxreg.sparse_group_lasso(s, GROUPS, 0.5),
         {"diabetes": 0.1, "cancer": 0.1, "digits": 0.025},
         {},
+    ),
+    "mcp": Penalised(
+        lambda s: jaxreg.mcp(s, GAMMA),
+        {"diabetes": 0.1, "cancer": 0.33, "digits": 0.085},
+        {"diabetes": concave},
+        unique=("diabetes", "cancer"),
     ),
 }

@@ -21,8 +21,7 @@ class Huber(RadialPenalty):
     delta: Any
 
     def phi(self, r: Any, strength: Any) -> Any:
-        inside = jnp.minimum(r, self.delta)
-        return strength * (inside * (inside / (2 * self.delta)) + (r - inside))
+        return strength * jnp.where(r <= self.delta, r * (r / (2 * self.delta)), r - self.delta / 2)
 
     def slope(self, r: Any, strength: Any) -> Any:
         return strength * jnp.minimum(r / self.delta, 1.0)

@@ -35,11 +35,12 @@ class LogSum(RadialPenalty):
         real = r + self.epsilon > 2 * pull
         gap = jnp.where(real, r + self.epsilon - 2 * pull, 1.0)
         spread = jnp.sqrt(gap) * jnp.sqrt(r + self.epsilon + 2 * pull)
-        above = (r - self.epsilon + spread) / 2
+        above = (r - self.epsilon) / 2 + spread / 2
         below = 2 * (r * self.epsilon - pull * pull) / (self.epsilon - r + spread)
         root = jnp.where(r > self.epsilon, above, below)
-        gain = root * ((2 * r - root) / (2 * step)) - self.phi(jnp.maximum(root, 0.0), strength)
-        return jnp.where(real & (root > 0) & (gain > 0), jnp.minimum(root, r), 0.0)
+        gain = root * ((r - root / 2) / step) - self.phi(jnp.maximum(root, 0.0), strength)
+        alive = real & (root > 0) & (gain > 0)
+        return jnp.where(strength > 0, jnp.where(alive, jnp.minimum(root, r), 0.0), r)
 
 
 def log_sum(

@@ -90,6 +90,11 @@ def mcp(
     Notes:
         The gradient of the value at an exact zero is 0.
 
+        Where an optimizer divides by the size of the gradient, as :func:`jaxreg.prox_adam` does, a
+        weight beyond ``gamma * lambda`` has no gradient left at the minimum, its step grows past
+        gamma, and the prox may then set it to 0. Take a gamma that keeps the weights inside, or
+        :func:`jaxreg.prox_sgd`.
+
     References:
         Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1,
         https://doi.org/10.1214/09-AOS729

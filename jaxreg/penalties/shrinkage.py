@@ -54,6 +54,11 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
 
 def group_norm(xs: Arrays, views: Views) -> Any:
     """``||x_g||_2`` for each group: no overflow or underflow, and gradient 0 at a zero group."""
+    return _norms(tuple(views), list(xs))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norms(views: tuple[View, ...], xs: list[Any]) -> Any:
     largest = _total([view.max(jnp.abs(x)) for x, view in zip(xs, views, strict=True)], jnp.maximum)
     largest = lax.stop_gradient(largest)
     usable = (largest > 0) & jnp.isfinite(largest)
@@ -62,6 +67,21 @@ def group_norm(xs: Arrays, views: Views) -> Any:
     total = _sum_of_squares(scaled, views)
     zero = total == 0
     return jnp.where(zero, 0.0, scale * jnp.sqrt(jnp.where(zero, 1.0, total)))
+
+
+@_norms.defjvp
+def _norms_jvp(views: tuple[View, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    # <x / ||x||, dx>, in which small norms do not underflow as scale / scale would.
+    [xs], [dxs] = primals, tangents
+    norm = _norms(views, xs)
+    positive = jnp.where(norm == 0, 1.0, norm)
+    units = [x / view.broadcast(positive) for x, view in zip(xs, views, strict=True)]
+    along = [view.sum(_inner(unit, dx)) for unit, dx, view in zip(units, dxs, views, strict=True)]
+    return norm, _total(along, jnp.add)
+
+
+def _inner(x: Any, y: Any) -> Any:
+    return x.real * y.real + x.imag * y.imag if is_complex(x) else x * y
 
 
 def prox_groups(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:

@@ -102,17 +102,21 @@ def test_jit_eager_vmap_scan_and_checkpoint_agree(case: PenaltyCase) -> None:
         return penalty(tree), penalty.prox(tree, 0.3)["layer"]["kernel"]
 
     eager = jax.tree.map(lambda *xs: jnp.stack(xs), *[both(k) for k in kernels])
-    scanned = jax.lax.scan(lambda carry, k: (carry, both(k)), 0, kernels)[1]
     jitted = jax.tree.map(lambda *xs: jnp.stack(xs), *[jax.jit(both)(k) for k in kernels])
-    mapped, saved = jax.vmap(both)(kernels), jax.vmap(jax.checkpoint(both))(kernels)
-    for other in (scanned, jitted, mapped, saved):
+
+    @jax.jit
+    def scan_and_vmap(kernels: jax.Array) -> Any:
+        scanned = jax.lax.scan(lambda carry, k: (carry, jax.checkpoint(both)(k)), 0, kernels)[1]
+        return scanned, jax.vmap(both)(kernels)
+
+    for other in (jitted, *scan_and_vmap(kernels)):
         chex.assert_trees_all_close(other, eager, rtol=1e-6, atol=1e-6)
 
 
 def test_vmap_over_strengths(case: PenaltyCase) -> None:
     tree = {"layer": {"kernel": draw(3), "bias": jnp.ones(SHAPE[1])}}
     strengths = jnp.array([0.0, 0.1, 1.0])
-    mapped = jax.vmap(lambda s: case.make(s).prox(tree, 0.5))(strengths)
+    mapped = jax.jit(jax.vmap(lambda s: case.make(s).prox(tree, 0.5)))(strengths)
     for position, strength in enumerate(strengths):
         one = jax.tree.map(lambda leaf, at=position: leaf[at], mapped)
         chex.assert_trees_all_close(one, case.make(float(strength)).prox(tree, 0.5), atol=1e-6)

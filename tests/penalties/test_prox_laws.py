@@ -105,6 +105,7 @@ def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_el
     penalty = case.make(STRENGTH)
     sizes = {"layer": {"kernel": jnp.broadcast_to(step, SHAPE), "bias": 1.0}} if per_element else step
 
+    @jax.jit
     def envelope(x: jax.Array) -> jax.Array:
         tree = {"layer": {"kernel": x, "bias": jnp.ones(SHAPE[1])}}
         point = penalty.prox(tree, sizes)
@@ -206,6 +207,7 @@ def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: boo
     step = jnp.zeros(SHAPE) if per_element else 0.0
     sizes = {"layer": {"kernel": step, "bias": 0.0}} if per_element else step
 
+    @jax.jit
     def move(strength: jax.Array, w: jax.Array) -> jax.Array:
         tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
         return case.make(strength).prox(tree, sizes)["layer"]["kernel"]
@@ -228,9 +230,9 @@ def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> 
         tree = {"layer": {"kernel": jnp.asarray(x), "bias": jnp.ones(SHAPE[1])}}
         return jnp.sum(case.make(strength).prox(tree, sizes)["layer"]["kernel"] ** 2)
 
-    slope, small = jax.grad(total), 1e-6
+    slope, small = jax.jit(jax.grad(total)), 1e-6
     difference = (slope(STRENGTH + small) - slope(STRENGTH - small)) / (2 * small)
-    np.testing.assert_allclose(jax.grad(slope)(STRENGTH), difference, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(slope))(STRENGTH), difference, rtol=1e-5, atol=1e-6)
 
 
 def test_zeros_and_ties_and_equal_groups(case: PenaltyCase) -> None:
@@ -247,6 +249,7 @@ def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None
     x[:, 0] = 0.0  # a dead group and dead elements
     x[0, 1] = 0.0
 
+    @jax.jit
     def total(strength: jax.Array, w: jax.Array, step: jax.Array) -> jax.Array:
         penalty = case.make(strength)
         sizes = {"layer": {"kernel": step, "bias": 1.0}} if jnp.ndim(step) else step
@@ -254,7 +257,7 @@ def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None
         return jnp.sum(penalty.prox(tree, sizes)["layer"]["kernel"] ** 2)
 
     for step in (jnp.float32(0.5), jnp.asarray(steps_per_element(12), jnp.float32)):
-        grads = jax.grad(total, argnums=(0, 1, 2))(jnp.float32(STRENGTH), jnp.asarray(x), step)
+        grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(jnp.float32(STRENGTH), jnp.asarray(x), step)
         chex.assert_tree_all_finite(grads)
         small = 1e-2
         slope = (total(STRENGTH + small, x, step) - total(STRENGTH - small, x, step)) / (2 * small)
