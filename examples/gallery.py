@@ -50,7 +50,6 @@ class Plane(NamedTuple):
 PAIR = groups.chunks(2, axis=0)
 DIAGONAL: dict[str, Any] = {"place": jnp.diag, "read": jnp.diag}
 COLUMN: dict[str, Any] = {"place": lambda w: w[:, None], "read": lambda leaf: leaf[:, 0]}
-ROW: dict[str, Any] = {"place": lambda w: w[None, :], "read": lambda leaf: leaf[0]}
 PLANES: dict[str, Plane] = {
     "group_lasso": Plane(jaxreg.group_lasso(1.0, PAIR, size_weights=False)),
     "sparse_group_lasso": Plane(jaxreg.sparse_group_lasso(1.2, PAIR, 0.5, size_weights=False)),
@@ -59,11 +58,19 @@ PLANES: dict[str, Plane] = {
     "hierarchical_group_lasso": Plane(
         jaxreg.hierarchical_group_lasso(0.7, [groups.chunks(1, axis=0), PAIR], size_weights=False)
     ),
+    "overlapping_group_lasso": Plane(
+        jaxreg.overlapping_group_lasso(0.7, [groups.chunks(1, axis=0), PAIR], size_weights=False)
+    ),
+    "total_variation": Plane(jaxreg.total_variation(1.0)),
+    "fused_lasso": Plane(jaxreg.fused_lasso(1.2, 0.4)),
+    "slope": Plane(jaxreg.slope(jnp.array([1.2, 0.4]))),
     "nuclear_norm": Plane(jaxreg.nuclear_norm(1.0), **DIAGONAL),
     "spectral_norm": Plane(jaxreg.spectral_norm(1.0), **DIAGONAL),
     "orthogonality": Plane(jaxreg.orthogonality(1.0), **DIAGONAL),
     "hoyer": Plane(jaxreg.hoyer(1.0)),
     "hoyer_square": Plane(jaxreg.hoyer_square(1.0)),
+    "top_k": Plane(jaxreg.top_k(1)),
+    "n_m_sparsity": Plane(jaxreg.n_m_sparsity(1, 2), **COLUMN),
     "max_norm": Plane(jaxreg.max_norm(1.0, groups.outputs()), **COLUMN),
     "unit_norm": Plane(jaxreg.unit_norm(groups.outputs()), **COLUMN),
     "norm_range": Plane(jaxreg.norm_range(0.5, 1.2, groups.outputs()), **COLUMN),
