@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxreg
-from benchmarks.adam_step import kernels
 from benchmarks.runner import Comparison, Program, Repeated, Step, readable_bytes
+from benchmarks.training_steps import Kernels
 
 STRENGTH = 1e-5  # shrinks a group by so little that none dies while the clock runs
 BLOCK = 4
@@ -39,11 +39,12 @@ def build(*, quick: bool) -> Iterator[Comparison]:
 def programs(
     leaves: int, size: int, groups: Any, by_hand: Callable[[jax.Array], jax.Array]
 ) -> Iterator[Program]:
-    steps = jax.tree.map(lambda z: jnp.exp(30 * z), kernels(leaves, size, seed=1, scale=2e-2))
+    kernels = Kernels(leaves, size)
+    steps = jax.tree.map(lambda z: jnp.exp(30 * z), kernels.draw(seed=1, scale=2e-2))
     penalty = jaxreg.group_lasso(STRENGTH, groups)
 
     def start() -> Any:
-        return kernels(leaves, size, seed=0, scale=1.0)
+        return kernels.draw(seed=0, scale=1.0)
 
     def program(name: str, step: Callable[..., Any], *rest: Any) -> Program:
         compiled = Step(step, start, *rest)

@@ -116,6 +116,8 @@ def _bound(
     high: float = float("inf"), open_high: bool = False, open_low: bool = False, low: float = 0.0
 ) -> str:
     if high == float("inf"):
+        if low == -float("inf"):
+            return "a number"
         if low:
             return f"a number {'above' if open_low else 'of at least'} {low:g}"
         return "a positive number" if open_low else "a non-negative number"

@@ -162,6 +162,11 @@ class Penalty:
         del flat
         return {}
 
+    def pull_of(self, flat: FlatTree) -> Leaves:
+        """Per leaf the b of ``c/2 sum |w|^2 - <b, w>``, where the part with curvature is not centred at 0."""
+        del flat
+        return {}
+
     def without_curvature(self) -> "Penalty | None":
         return self
 

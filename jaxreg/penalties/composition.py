@@ -1,6 +1,7 @@
 """Sums of penalties, with a prox wherever one is exact."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -17,7 +18,8 @@ class Sum(Penalty):
 
     Its value always exists. Its prox exists where at every leaf the parts compose
     exactly: a part ``c/2 |w|^2`` (l2, the elastic net's) is taken out first, by
-    ``prox_{s (R + c/2 |.|^2)}(x) = prox_{s/(1 + s c) R}(x / (1 + s c))``; what is left
+    ``prox_{s (R + c/2 |.|^2)}(x) = prox_{s/(1 + s c) R}(x / (1 + s c))``, with ``x + s b`` for x
+    where that part is ``c/2 |w|^2 - <b, w>`` (l2_sp); what is left
     must be a single penalty, or l1 parts and then a group penalty.
 
     References:
@@ -38,33 +40,37 @@ class Sum(Penalty):
 
     def prox_of(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> Leaves:
         leaves, steps = dict(leaves), dict(steps)
+        pulls = self.pull_of(flat)
         for index, curvature in self.curvature_of(flat).items():
             if index in leaves:
                 room = 1 + steps[index] * curvature
                 leaves[index] = leaves[index] / room
                 steps[index] = steps[index] / room
+                if index in pulls:
+                    leaves[index] = leaves[index] + steps[index] * pulls[index]
         for part in self._in_order(flat):
             leaves.update(part.prox_of(flat, _own(part, flat, leaves), steps))
         return leaves
 
     def distance_of(self, flat: FlatTree, leaves: Leaves, grads: Leaves, soft: Leaves) -> Leaves:
         grads, soft = dict(grads), dict(soft)
+        pulls = self.pull_of(flat)
         for index, curvature in self.curvature_of(flat).items():
             if index in leaves:
-                grads[index] = grads[index] + curvature * leaves[index]
+                grads[index] = grads[index] + (curvature * leaves[index] - pulls.get(index, 0.0))
         out = {index: jnp.abs(grads[index]) for index in leaves}
-        for part in self._in_order(flat):
+        # What comes before l1 in a prox comes after it here, where it has to know of l1's strength.
+        for part in sorted(self._in_order(flat), key=lambda part: part.order < 0):
             out.update(part.distance_of(flat, _own(part, flat, leaves), grads, soft))
             for index, strength in part.soft_of(flat).items():
                 soft[index] = soft.get(index, 0.0) + strength
         return out
 
     def curvature_of(self, flat: FlatTree) -> Leaves:
-        total: Leaves = {}
-        for part in self.parts:
-            for index, curvature in part.curvature_of(flat).items():
-                total[index] = total.get(index, 0.0) + curvature
-        return total
+        return _added(part.curvature_of(flat) for part in self.parts)
+
+    def pull_of(self, flat: FlatTree) -> Leaves:
+        return _added(part.pull_of(flat) for part in self.parts)
 
     def _in_order(self, flat: FlatTree) -> list[Penalty]:
         """The parts without curvature, each allowed after all earlier ones that share a leaf with it."""
@@ -92,6 +98,14 @@ def add(left: Penalty, right: Any) -> Penalty:
 
 def _parts(penalty: Penalty) -> tuple[Penalty, ...]:
     return penalty.parts if isinstance(penalty, Sum) else (penalty,)
+
+
+def _added(parts: Iterable[Leaves]) -> Leaves:
+    total: Leaves = {}
+    for part in parts:
+        for index, amount in part.items():
+            total[index] = total.get(index, 0.0) + amount
+    return total
 
 
 def _own(part: Penalty, flat: FlatTree, leaves: Leaves) -> Leaves:

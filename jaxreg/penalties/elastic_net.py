@@ -19,7 +19,9 @@ class ElasticNet(TermPenalty):
     """See :func:`elastic_net`."""
 
     kind: ClassVar[str] = "elastic_net"
-    composes_after: ClassVar[frozenset[str]] = frozenset({"l1", "elastic_net"})
+    composes_after: ClassVar[frozenset[str]] = frozenset(
+        {"l1", "elastic_net", "fused_lasso", "slope", "total_variation"}
+    )
     l1_ratio: Any
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:

@@ -18,7 +18,9 @@ class L1(TermPenalty):
     """See :func:`l1`."""
 
     kind: ClassVar[str] = "l1"
-    composes_after: ClassVar[frozenset[str]] = frozenset({"l1", "elastic_net"})
+    composes_after: ClassVar[frozenset[str]] = frozenset(
+        {"l1", "elastic_net", "fused_lasso", "slope", "total_variation"}
+    )
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
         return jnp.sum(term.strength * modulus(xs[0]))

@@ -222,6 +222,12 @@ def l1_distance(x: Any, grad: Any, strength: Any) -> Any:
     )
 
 
+def l1_residual(x: Any, grad: Any, strength: Any) -> Any:
+    """What the subdifferential of ``strength |x|`` leaves of a gradient; its modulus is the distance."""
+    held = soft_threshold(grad, jnp.asarray(strength))
+    return jnp.where(x == 0, held, grad + strength * _direction(x))
+
+
 def group_distance(xs: Arrays, grads: Arrays, views: Views, soft: Arrays, threshold: Any) -> list[Any]:
     """Distance of ``-grads`` to the subdifferential of ``threshold ||x_g|| + soft sum |x_i|``, per group."""
     norm = group_norm(xs, views)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from formulas import stripes, tiles
 from helpers import assert_same_bits
-from registry import stripes, tiles
 
 import jaxreg
 from jaxreg import groups, masks

@@ -18,6 +18,8 @@ FACTORIES: dict[str, Callable[..., jaxreg.Penalty]] = {
     "l2": jaxreg.l2,
     "elastic_net": lambda strength, **kw: jaxreg.elastic_net(strength, 0.5, **kw),
     "group_lasso": lambda strength, **kw: jaxreg.group_lasso(strength, groups.outputs(), **kw),
+    "group_linf": lambda strength, **kw: jaxreg.group_linf(strength, groups.outputs(), **kw),
+    "exclusive_lasso": lambda strength, **kw: jaxreg.exclusive_lasso(strength, groups.outputs(), **kw),
     "sparse_group_lasso": lambda strength, **kw: jaxreg.sparse_group_lasso(
         strength, groups.outputs(), 0.5, **kw
     ),

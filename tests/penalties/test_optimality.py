@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import PENALTIES, SHAPE, PenaltyCase, columns
+from formulas import SHAPE, columns
+from registry import PENALTIES, PenaltyCase
 
 import jaxreg
 from jaxreg import groups

@@ -1,13 +1,16 @@
 """Each prox against oracles that are not its own code: brute force, convexity, the envelope."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from formulas import SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
-from registry import PENALTIES, SHAPE, PenaltyCase, parameters
+from registry import PENALTIES, PenaltyCase, parameters
 from scipy import optimize
 
 CONVEX = [case for case in PENALTIES if case.convex]
@@ -55,7 +58,7 @@ def objective(case: PenaltyCase, z: np.ndarray, x: np.ndarray, step: float | np.
 
 @pytest.mark.usefixtures("x64")
 @in_both_forms(PENALTIES)
-@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("scale", [0.1, 3.0])
 def test_prox_is_the_minimiser_that_brute_force_finds(
     case: PenaltyCase, per_element: bool, scale: float
 ) -> None:
@@ -157,7 +160,8 @@ def test_large_steps_stay_finite_and_reach_zero(case: PenaltyCase, step: float, 
         out = np.asarray(prox(case, x, sizes), np.float32)
         assert np.all(np.isfinite(out))
     limit = np.asarray(prox(case, x, step), np.float32)
-    assert np.all(limit == 0) if case.sparse else np.all(np.abs(limit) < 1e-4)
+    if case.reaches_zero:
+        assert np.all(limit == 0) if case.sparse else np.all(np.abs(limit) < 1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
@@ -176,7 +180,9 @@ def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_elem
 
 
 @pytest.mark.usefixtures("x64")
-@per_element_ones
+@pytest.mark.parametrize(
+    "case", [case for case in PENALTIES if case.per_element and not case.iterative], ids=str
+)
 def test_prox_is_exact_for_steps_over_ten_decades(case: PenaltyCase) -> None:
     """Optimality of the proximal problem itself, where weights and steps shrink together."""
     rng = np.random.default_rng(13)
@@ -208,9 +214,12 @@ def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: boo
     sizes = {"layer": {"kernel": step, "bias": 0.0}} if per_element else step
 
     @jax.jit
-    def move(strength: jax.Array, w: jax.Array) -> jax.Array:
+    def moved(strength: jax.Array, w: jax.Array, sizes: Any) -> jax.Array:
         tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
         return case.make(strength).prox(tree, sizes)["layer"]["kernel"]
+
+    def move(strength: jax.Array, w: jax.Array) -> jax.Array:
+        return moved(strength, w, sizes)  # no constant, around which XLA may round otherwise
 
     along = jnp.asarray(draw(16))
     out, slope = jax.jvp(move, (jnp.asarray(STRENGTH), jnp.asarray(x)), (jnp.asarray(1.0), along))
@@ -235,17 +244,21 @@ def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> 
     np.testing.assert_allclose(jax.jit(jax.grad(slope))(STRENGTH), difference, rtol=1e-5, atol=1e-6)
 
 
+@every
 def test_zeros_and_ties_and_equal_groups(case: PenaltyCase) -> None:
     for x in (np.zeros(SHAPE), np.ones(SHAPE), -np.ones(SHAPE), np.full(SHAPE, 1e-45)):
         out = prox(case, x.astype(np.float32), 0.5)
         assert np.all(np.isfinite(out))
         assert np.all(np.abs(out) <= np.abs(x))
     x = np.zeros(SHAPE, np.float32)
-    np.testing.assert_array_equal(prox(case, x, np.full(SHAPE, 0.5, np.float32)), x)
+    for step in (0.5, np.full(SHAPE, 0.5, np.float32))[: 1 + case.per_element]:
+        np.testing.assert_array_equal(prox(case, x, step), x)
 
 
+@pytest.mark.usefixtures("x64")
+@every
 def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None:
-    x = draw(11, 2.0).astype(np.float32)
+    x = draw(11, 2.0)
     x[:, 0] = 0.0  # a dead group and dead elements
     x[0, 1] = 0.0
 
@@ -256,9 +269,10 @@ def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None
         tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
         return jnp.sum(penalty.prox(tree, sizes)["layer"]["kernel"] ** 2)
 
-    for step in (jnp.float32(0.5), jnp.asarray(steps_per_element(12), jnp.float32)):
-        grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(jnp.float32(STRENGTH), jnp.asarray(x), step)
+    steps = (jnp.asarray(0.5), jnp.asarray(steps_per_element(12)))
+    for step in steps[: 1 + case.per_element]:
+        grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(STRENGTH, jnp.asarray(x), step)
         chex.assert_tree_all_finite(grads)
-        small = 1e-2
+        small = 1e-6
         slope = (total(STRENGTH + small, x, step) - total(STRENGTH - small, x, step)) / (2 * small)
-        np.testing.assert_allclose(grads[0], slope, rtol=3e-2, atol=3e-2)
+        np.testing.assert_allclose(grads[0], slope, rtol=1e-5, atol=1e-6)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from formulas import SHAPE, columns
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from registry import ON, SHAPE, columns, parameters
+from registry import ON, parameters
 
 import jaxreg
 from jaxreg import groups, masks
