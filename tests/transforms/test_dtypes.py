@@ -188,14 +188,15 @@ def test_complex_parameters(case):
     params = {"kernel": parameters()["layer"]["kernel"] * phase}
     grads = {"kernel": gradients(1)[0]["layer"]["kernel"] * phase}
     optimizer = case.make()
-    new, state = jax.jit(apply(optimizer))(grads, optimizer.init(params), params)
-    new, _ = jax.jit(apply(optimizer))(grads, state, new)
+    update = jax.jit(apply(optimizer))
+    new, state = update(grads, optimizer.init(params), params)
+    new, _ = update(grads, state, new)
     assert new["kernel"].dtype == jnp.complex64
     assert np.all(np.isfinite(new["kernel"]))
     # With the phase turned back this is the real problem.
     real, real_grads = ({"kernel": (tree["kernel"] / phase).real} for tree in (params, grads))
-    expected, state = jax.jit(apply(optimizer))(real_grads, optimizer.init(real), real)
-    expected, _ = jax.jit(apply(optimizer))(real_grads, state, expected)
+    expected, state = update(real_grads, optimizer.init(real), real)
+    expected, _ = update(real_grads, state, expected)
     chex.assert_trees_all_close(new["kernel"] / phase, expected["kernel"].astype(jnp.complex64), atol=2e-5)
 
 
