@@ -119,7 +119,7 @@ def _some_of(w: np.ndarray, most: int) -> np.ndarray:
 
 
 CONSTRAINTS = [
-    _norms("max_norm", lambda s: jaxreg.max_norm(s, mask=ON), elements),
+    _norms("max_norm", lambda s: jaxreg.max_norm(s, None, mask=ON), elements),
     _norms("max_norm[outputs]", lambda s: jaxreg.max_norm(s, groups.outputs(), mask=ON), columns),
     _norms("l2_ball", lambda s: jaxreg.l2_ball(s, mask=ON), whole),
     _norms(

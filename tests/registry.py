@@ -89,7 +89,7 @@ def _radial(
     **options: float,
 ) -> PenaltyCase:
     """A row for ``sum_g phi(||w_g||; strength sqrt(|g|))``, elements where there is no structure."""
-    members = {groups.outputs(): columns(), groups.inputs(): rows()}.get(structure)
+    members = {None: None, groups.outputs(): columns(), groups.inputs(): rows()}[structure]
 
     def formula(w: np.ndarray, strength: float) -> float:
         if members is None:

@@ -66,6 +66,8 @@ class Penalty:
     """Kinds whose prox may be applied before this one's, the composition being the prox of the sum."""
     order: ClassVar[int] = 0
     """In a sum, lower ones are applied first."""
+    settles: ClassVar[bool] = False
+    """Whether, in a sum, what comes later sees its distances in place of gradients and l1 strengths."""
 
     def __call__(self, params: PyTree) -> jax.Array:
         """The value R(params): a scalar of at least float32."""

@@ -61,7 +61,11 @@ class Sum(Penalty):
         out = {index: jnp.abs(grads[index]) for index in leaves}
         # What comes before l1 in a prox comes after it here, where it has to know of l1's strength.
         for part in sorted(self._in_order(flat), key=lambda part: part.order < 0):
-            out.update(part.distance_of(flat, _own(part, flat, leaves), grads, soft))
+            distances = part.distance_of(flat, _own(part, flat, leaves), grads, soft)
+            out.update(distances)
+            if part.settles:
+                grads.update(distances)
+                soft.update(dict.fromkeys(distances, 0.0))
             for index, strength in part.soft_of(flat).items():
                 soft[index] = soft.get(index, 0.0) + strength
         return out

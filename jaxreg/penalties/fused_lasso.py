@@ -24,17 +24,17 @@ class FusedLasso(LinePenalty):
 
     def term_value(self, xs: Sequence[Any], term: Term) -> Any:
         absolute, varied = mixed(term.strength, self.l1_ratio, xs[0])
-        return jnp.sum(absolute * modulus(xs[0])) + varied * variation(xs[0], self.axis)
+        return jnp.sum(absolute * modulus(xs[0])) + varied * variation(xs[0], self.axes[0])
 
     def line_prox(self, x: Any, step: Any, term: Term) -> Any:
         absolute, varied = mixed(term.strength, self.l1_ratio, x)
-        return soft_threshold(denoise(x, self.axis, step * varied), step * absolute)
+        return soft_threshold(denoise(x, self.axes[0], step * varied), step * absolute)
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
         absolute, varied = mixed(term.strength, self.l1_ratio, xs[0])
-        return [distances(xs[0], self.axis, grads[0], varied, soft[0] + absolute)]
+        return [distances(xs[0], self.axes[0], grads[0], varied, soft[0] + absolute)]
 
 
 def fused_lasso(strength: Any, l1_ratio: Any, axis: int = -1, *, mask: Any = None) -> Penalty:

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxreg.arguments import check_number_tree
-from jaxreg.group_kinds import Groups
-from jaxreg.groups import check_groups, layers
+from jaxreg.groups import layers
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Penalty
 from jaxreg.penalties.constraint import NormConstraint, Piece
@@ -27,7 +26,7 @@ class L2Ball(NormConstraint):
         return None, term.strength[0]
 
 
-def l2_ball(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> Penalty:
+def l2_ball(radius: Any, *, mask: Any = None) -> Penalty:
     r"""Keep each leaf in the ball ``||w||_2 <= radius``.
 
     .. math::
@@ -41,8 +40,6 @@ def l2_ball(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> P
     Args:
         radius: r, in units of a weight. A non-negative number, a traced scalar, or a pytree prefix of
             the parameters with one number per leaf.
-        groups: a structure of :mod:`jaxreg.groups`, for a ball per group, as in
-            :func:`jaxreg.max_norm`. Default: one ball per leaf. Static.
         mask: which leaves are constrained, as in :func:`jaxreg.l1`. Static.
 
     Returns:
@@ -51,8 +48,7 @@ def l2_ball(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> P
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if ``radius`` is negative, infinite or NaN; when used, for a leaf that the groups
-            do not fit.
+        ValueError: if ``radius`` is negative, infinite or NaN.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -62,12 +58,11 @@ def l2_ball(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> P
         [0.6 0.8]
 
     Notes:
-        Each leaf has a ball of its own: this is no bound on the norm of all parameters together. The
-        value has gradient 0: use the prox, last in a chain, through :func:`jaxreg.proximal`, or in
-        :func:`jaxreg.prox_sgd`.
+        Each leaf has a ball of its own; a ball for each group is :func:`jaxreg.max_norm`. This is no
+        bound on the norm of all parameters together. The value has gradient 0: use the prox, last in a
+        chain, through :func:`jaxreg.proximal`, or in :func:`jaxreg.prox_sgd`.
 
     References:
         Parikh and Boyd, Proximal algorithms, 2014, section 6.5, https://doi.org/10.1561/2400000003
     """
-    structure = layers() if groups is None else check_groups(groups, "groups", "l2_ball")
-    return L2Ball(as_mask(mask), structure, check_number_tree(radius, "radius", "l2_ball"))
+    return L2Ball(as_mask(mask), layers(), check_number_tree(radius, "radius", "l2_ball"))

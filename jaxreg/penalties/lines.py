@@ -16,9 +16,13 @@ from jaxreg.tree import FlatTree, is_complex
 
 @dataclasses.dataclass(frozen=True)
 class LinePenalty(TermPenalty):
-    """A penalty on the lines of each leaf along an axis; a subclass gives the prox of a leaf."""
+    """A penalty on the lines of each leaf along its axes; a subclass gives the prox of a leaf."""
 
-    axis: int = dataclasses.field(metadata={"static": True})
+    axis: int | tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
     def line_prox(self, x: Any, step: Any, term: Term) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define line_prox().")  # the subclass's duty
@@ -26,7 +30,7 @@ class LinePenalty(TermPenalty):
     def _terms(self, flat: FlatTree) -> list[Term]:
         terms = super()._terms(flat)
         for term in terms:
-            _require_lines(term.indices[0], self.axis, flat, self.kind)
+            _require_lines(term.indices[0], self.axes, flat, self.kind)
         return [term for term in terms if np.size(flat.leaves[term.indices[0]])]
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
@@ -47,9 +51,15 @@ def variation(x: Any, axis: int) -> Any:
 
 
 def denoise(x: Any, axis: int, threshold: Any) -> Any:
-    """argmin_z threshold sum_i |z_{i+1} - z_i| + ||z - x||^2 / 2 on each line along an axis."""
-    rows = _rows(x, axis)
-    borders = jnp.broadcast_to(jnp.asarray(threshold), (rows.shape[0], rows.shape[1] - 1))
+    """argmin_z sum_i threshold |z_{i+1} - z_i| + ||z - x||^2 / 2 on each line along an axis.
+
+    With one threshold, or one for each border between neighbours.
+    """
+    if x.shape[axis] == 1:
+        return x
+    rows, borders = _rows(x, axis), jnp.asarray(threshold)
+    borders = _rows(borders, axis) if borders.ndim else borders
+    borders = jnp.broadcast_to(borders, (rows.shape[0], rows.shape[1] - 1))
     return _unrows(_solve(rows, borders), x.shape, axis)
 
 
@@ -61,7 +71,7 @@ def distances(x: Any, axis: int, grad: Any, threshold: Any, soft: Any) -> Any:
     """
     rows, slopes = _rows(x, axis), -_rows(grad, axis)
     jumps = jnp.sign(jnp.diff(rows, axis=1))
-    pulled = slopes + _ends(threshold * jumps) - soft * jnp.sign(rows)
+    pulled = slopes + ends(threshold * jumps) - soft * jnp.sign(rows)
     left = jnp.abs(_solve(pulled, jnp.where(jumps == 0, threshold, 0.0)))
     return _unrows(jnp.where(rows == 0, jnp.maximum(left - soft, 0.0), left), x.shape, axis)
 
@@ -72,16 +82,33 @@ def check_axis(axis: Any, owner: str) -> int:
     return int(axis)
 
 
-def _require_lines(index: int, axis: int, flat: FlatTree, owner: str) -> None:
+def check_axes(axis: Any, owner: str) -> int | tuple[int, ...]:
+    """One axis or a tuple of several, which must be different ones."""
+    if not isinstance(axis, tuple | list):
+        return check_axis(axis, owner)
+    axes = tuple(check_axis(one, owner) for one in axis)
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"The 'axis' parameter of {owner} must name different axes. Got {axis!r}.")
+    return axes
+
+
+def _require_lines(index: int, axes: tuple[int, ...], flat: FlatTree, owner: str) -> None:
     leaf, path = flat.leaves[index], flat.paths[index]
     if is_complex(leaf):
         raise ValueError(
             f"{owner} is of real numbers. The leaf '{path}' is complex: keep it out of the penalty's mask."
         )
-    if not -np.ndim(leaf) <= axis < np.ndim(leaf):
+    for axis in axes:
+        if not -np.ndim(leaf) <= axis < np.ndim(leaf):
+            raise ValueError(
+                f"{owner} along axis {axis} needs that axis. The leaf '{path}' has shape {np.shape(leaf)}: "
+                "keep it out of the penalty's mask."
+            )
+    if len({axis % np.ndim(leaf) for axis in axes}) < len(axes):
         raise ValueError(
-            f"{owner} along axis {axis} needs that axis. The leaf '{path}' has shape {np.shape(leaf)}: keep "
-            "it out of the penalty's mask."
+            f"{owner} along the axes {axes} needs different ones. The leaf '{path}' has shape "
+            f"{np.shape(leaf)}, of which they name one twice: count them all from the same end, or keep it "
+            "out of the penalty's mask."
         )
 
 
@@ -96,10 +123,11 @@ def _unrows(rows: Any, shape: tuple[int, ...], axis: int) -> Any:
     return jnp.moveaxis(rows if len(moved) == 2 else rows.reshape(moved), -1, axis)
 
 
-def _ends(pulls: Any) -> Any:
+def ends(pulls: Any, axis: int = -1) -> Any:
     """What pulls at borders, towards higher indices, do to the elements on both sides."""
-    nothing = [(0, 0)] * (pulls.ndim - 1)
-    return jnp.pad(pulls, [*nothing, (0, 1)]) - jnp.pad(pulls, [*nothing, (1, 0)])
+    after, before = ([(0, 0)] * pulls.ndim for _ in range(2))
+    after[axis], before[axis] = (0, 1), (1, 0)
+    return jnp.pad(pulls, after) - jnp.pad(pulls, before)
 
 
 @jax.jit  # eager scans and loops would be compiled piece by piece, and anew at each call
@@ -110,7 +138,7 @@ def _solve(rows: Any, thresholds: Any) -> Any:
     levels, jumps = _pieces(lax.stop_gradient(rows), lax.stop_gradient(thresholds))
     # A piece is the mean of its elements and of what pulls at its ends. Taken as a change of
     # the level that was found, it is rounded little, and it can be differentiated.
-    return levels + _mean_of_pieces(rows - levels + _ends(thresholds * jumps), jumps)
+    return levels + _mean_of_pieces(rows - levels + ends(thresholds * jumps), jumps)
 
 
 def _pieces(rows: Any, thresholds: Any) -> tuple[Any, Any]:
@@ -124,7 +152,7 @@ def _pieces(rows: Any, thresholds: Any) -> tuple[Any, Any]:
 
     def split(carry: Any) -> Any:
         count, jumps, _, _ = carry
-        levels = _mean_of_pieces(rows + _ends(thresholds * jumps), jumps)
+        levels = _mean_of_pieces(rows + ends(thresholds * jumps), jumps)
         above = _above(levels, rows, thresholds, jumps)
         cuts = jnp.where(jumps == 0, above[:, 1:] - above[:, :-1], 0.0)
         return count + 1, jumps + cuts, levels, jnp.any(cuts != 0)

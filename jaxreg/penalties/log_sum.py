@@ -5,11 +5,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxreg.arguments import check_number
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import Penalty
 from jaxreg.penalties.radial import RadialPenalty, checked_radial
+
+FAR = 1e4
 
 
 @jax.tree_util.register_dataclass
@@ -30,17 +33,24 @@ class LogSum(RadialPenalty):
         return strength / self.epsilon
 
     def shrink(self, r: Any, step: Any, strength: Any) -> Any:
-        pull = jnp.sqrt(step) * jnp.sqrt(strength)
+        wide = r + self.epsilon
+        # Where the pull is small two terms of a series are exact; the roots have no derivative at 0.
+        near = wide < FAR * lax.stop_gradient(jnp.sqrt(step) * jnp.sqrt(strength))
+        pull = jnp.sqrt(jnp.where(near, step, 1.0)) * jnp.sqrt(jnp.where(near, strength, 1.0))
         # The larger root of (z - r) (z + epsilon) + step strength = 0, without cancellation or overflow.
-        real = r + self.epsilon > 2 * pull
-        gap = jnp.where(real, r + self.epsilon - 2 * pull, 1.0)
-        spread = jnp.sqrt(gap) * jnp.sqrt(r + self.epsilon + 2 * pull)
+        real = wide > 2 * pull
+        pull = jnp.where(real, pull, 0.0)
+        spread = jnp.sqrt(wide - 2 * pull) * jnp.sqrt(wide + 2 * pull)
         above = (r - self.epsilon) / 2 + spread / 2
-        below = 2 * (r * self.epsilon - pull * pull) / (self.epsilon - r + spread)
+        inverse = 1 / self.epsilon
+        small = jnp.minimum(r * inverse, 1.0)
+        below = 2 * (r - pull * (pull * inverse)) / (1 - small + spread * inverse)
         root = jnp.where(r > self.epsilon, above, below)
         gain = root * ((r - root / 2) / step) - self.phi(jnp.maximum(root, 0.0), strength)
         alive = real & (root > 0) & (gain > 0)
-        return jnp.where(strength > 0, jnp.where(alive, jnp.minimum(root, r), 0.0), r)
+        first_order = jnp.where(near, 0.0, step) * self.slope(jnp.where(near, 1.0, r), strength)
+        shrunk = jnp.where(alive, jnp.minimum(root, r), 0.0)
+        return jnp.where(near, shrunk, jnp.maximum(r - first_order, 0.0))
 
 
 def log_sum(

@@ -26,7 +26,7 @@ class MaxNorm(NormConstraint):
         return None, term.strength[0]
 
 
-def max_norm(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> Penalty:
+def max_norm(radius: Any, groups: Groups | None, *, mask: Any = None) -> Penalty:
     r"""Keep the l2 norm of each group, or the modulus of each weight, at or below ``radius``.
 
     .. math::
@@ -42,7 +42,7 @@ def max_norm(radius: Any, groups: Groups | None = None, *, mask: Any = None) -> 
     Args:
         radius: r, in units of a weight. A non-negative number, a traced scalar, or a pytree prefix of
             the parameters with one number per leaf.
-        groups: a structure of :mod:`jaxreg.groups`. Default: each element by itself. Static.
+        groups: a structure of :mod:`jaxreg.groups`; None is each element by itself. Static.
         mask: which leaves are constrained, as in :func:`jaxreg.l1`. Static.
 
     Returns:

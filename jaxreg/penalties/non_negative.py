@@ -20,6 +20,7 @@ class NonNegative(TermConstraint):
 
     kind: ClassVar[str] = "non_negative"
     composes_after: ClassVar[frozenset[str]] = frozenset({"l1", "elastic_net"})
+    settles: ClassVar[bool] = True
     real_only: ClassVar[bool] = True
 
     def term_project(self, xs: Sequence[Any], steps: Sequence[Any], term: Piece) -> Sequence[Any]:

@@ -26,7 +26,7 @@ class NormRange(NormConstraint):
         return term.strength
 
 
-def norm_range(low: Any, high: Any, groups: Groups | None = None, *, mask: Any = None) -> Penalty:
+def norm_range(low: Any, high: Any, groups: Groups | None, *, mask: Any = None) -> Penalty:
     r"""Keep the l2 norm of each group, or the modulus of each weight, between ``low`` and ``high``.
 
     .. math::
@@ -43,7 +43,7 @@ def norm_range(low: Any, high: Any, groups: Groups | None = None, *, mask: Any =
         low: a, in units of a weight. A non-negative number, a traced scalar, or a pytree prefix of the
             parameters with one number per leaf.
         high: b, likewise, not below ``low`` (not checked where traced).
-        groups: a structure of :mod:`jaxreg.groups`. Default: each element by itself. Static.
+        groups: a structure of :mod:`jaxreg.groups`; None is each element by itself. Static.
         mask: which leaves are constrained, as in :func:`jaxreg.l1`. Static.
 
     Returns:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxreg.penalties.shrinkage import group_norm, modulus
+from jaxreg.penalties.shrinkage import group_norm, modulus, ratio
 from jaxreg.tree import is_complex
 from jaxreg.views import View
 
@@ -192,7 +192,7 @@ def _project_simplices(view: View, x: Any, step: Any, radius: Any) -> Any:
     at_level = (size - lax.stop_gradient(size)) - level * (slope - lax.stop_gradient(slope))
     base = jnp.where(height == level, at_level, size - level * slope)
     delta = depth(base, None if rough is None else level - rough)
-    z = fall(base, delta) if step is None else _ratio(fall(base, delta), room) * length
+    z = fall(base, delta) if step is None else ratio(fall(base, delta), room) * length
     return jnp.where(free, jnp.where(fits, z, 0.0), x)
 
 
@@ -284,19 +284,7 @@ def _directions(xs: Arrays, views: Views, norm: Any) -> list[Any]:
     """``x_g / norm`` for each array of the group."""
     if not views and not is_complex(xs[0]):
         return [lax.sign(xs[0])]
-    return [_ratio(x, size) for x, size in zip(xs, *_spread(views, norm), strict=True)]
-
-
-@jax.custom_jvp
-def _ratio(x: Any, y: Any) -> Any:
-    return x / y
-
-
-@_ratio.defjvp
-def _ratio_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    # Without the square of y that JAX's own rule has, which may be beyond the floats.
-    (x, y), (dx, dy) = primals, tangents
-    return _ratio(x, y), _ratio(dx, y) - _ratio(x, y) * _ratio(dy, y)
+    return [ratio(x, size) for x, size in zip(xs, *_spread(views, norm), strict=True)]
 
 
 def _largest(parts: Arrays) -> Any:
@@ -311,10 +299,6 @@ def _reduce(reduce: Callable[..., Any], x: Any, view: View) -> Any:
 
 def _dot(a: Any, b: Any) -> Any:
     return a.real * b.real + a.imag * b.imag if is_complex(a) or is_complex(b) else a * b
-
-
-def _sign(x: Any) -> Any:
-    return x / jnp.where(x == 0, 1.0, modulus(x))
 
 
 def _soft(x: Any, threshold: Any) -> Any:

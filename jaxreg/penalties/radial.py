@@ -10,7 +10,7 @@ from jax import lax
 from jaxreg.arguments import check_flag
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import GroupPenalty, Term, TermPenalty, checked_groups, checked_strength
-from jaxreg.penalties.shrinkage import group_norm, l1_distance, modulus
+from jaxreg.penalties.shrinkage import direction, group_norm, l1_distance, modulus, ratio
 from jaxreg.tree import FlatTree, is_complex
 
 ALMOST_ZERO = 1e-30
@@ -74,9 +74,9 @@ class RadialPenalty(GroupPenalty):
         z = jnp.where(moves, self.shrink(r, jnp.where(step > 0, step, 1.0), strength), r)
         if self.groups is None:
             return [_with_modulus(xs[0], r, z)]
-        ratio = jnp.where(z == r, 1.0, z / r)
+        factor = _factor(z, r)
         return [
-            jnp.where(view.broadcast(z == 0), 0.0, x * view.broadcast(ratio))
+            jnp.where(view.broadcast(z == 0), 0.0, x * view.broadcast(factor))
             for x, view in zip(xs, term.views, strict=True)
         ]
 
@@ -86,13 +86,16 @@ class RadialPenalty(GroupPenalty):
         r, strength = self._radii(xs, term)
         zero = r == 0
         positive = jnp.where(zero, 1.0, r)
-        pull = self.slope(positive, strength) / positive
+        slope = self.slope(positive, strength)
         withstood = self.slope_at_zero(strength)
         if self.groups is None:
             x, grad = xs[0], grads[0]
             stays = jnp.maximum(jnp.abs(grad) - withstood - soft[0], 0.0)
-            return [jnp.where(zero, stays, l1_distance(x, grad + pull * x, soft[0]))]
-        pulls = [grad + view.broadcast(pull) * x for x, grad, view in zip(xs, grads, term.views, strict=True)]
+            return [jnp.where(zero, stays, l1_distance(x, grad + slope * direction(x), soft[0]))]
+        pulls = [
+            grad + view.broadcast(slope) * ratio(x, view.broadcast(positive))
+            for x, grad, view in zip(xs, grads, term.views, strict=True)
+        ]
         residual = group_norm(pulls, term.views)
         distance = jnp.where(zero, jnp.maximum(residual - withstood, 0.0), residual)
         return [
@@ -103,10 +106,12 @@ class RadialPenalty(GroupPenalty):
 
 def _with_modulus(x: Any, r: Any, z: Any) -> Any:
     """An x with its modulus r changed to z; bit-identical where that is no change."""
-    scaled = x * (z / r)
-    if not is_complex(x):
-        scaled = jnp.where(x == 0, scaled, lax.sign(x) * z)  # which is not rounded
-    return jnp.where(z == r, x, scaled)
+    scaled = x * _factor(z, r)
+    return scaled if is_complex(x) else jnp.where(x == 0, scaled, lax.sign(x) * z)  # which is not rounded
+
+
+def _factor(z: Any, r: Any) -> Any:
+    return jnp.where(jnp.isinf(r), 1.0, ratio(z, jnp.where(jnp.isinf(r), 1.0, r)))
 
 
 def checked_radial(

@@ -29,6 +29,18 @@ def modulus(x: Any) -> Any:
     return jnp.where(zero, 0.0, jnp.abs(jnp.where(zero, 1.0, x)))
 
 
+@jax.custom_jvp
+def ratio(x: Any, y: Any) -> Any:
+    """``x / y``, whose derivative does not take the square of a small y."""
+    return x / y
+
+
+@ratio.defjvp
+def _ratio_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = primals, tangents
+    return ratio(x, y), ratio(dx, y) - ratio(x, y) * ratio(dy, y)
+
+
 def half_quadratic(x: Any, curvature: Any) -> Any:
     """``curvature / 2 |x|^2`` element by element; a large x times a small curvature does not overflow."""
     if is_complex(x):
@@ -218,14 +230,14 @@ def _total(parts: Arrays, combine: Any) -> Any:
 def l1_distance(x: Any, grad: Any, strength: Any) -> Any:
     """Distance of ``-grad`` to the subdifferential of ``strength |x|``, element by element."""
     return jnp.where(
-        x == 0, jnp.maximum(jnp.abs(grad) - strength, 0.0), jnp.abs(grad + strength * _direction(x))
+        x == 0, jnp.maximum(jnp.abs(grad) - strength, 0.0), jnp.abs(grad + strength * direction(x))
     )
 
 
 def l1_residual(x: Any, grad: Any, strength: Any) -> Any:
     """What the subdifferential of ``strength |x|`` leaves of a gradient; its modulus is the distance."""
     held = soft_threshold(grad, jnp.asarray(strength))
-    return jnp.where(x == 0, held, grad + strength * _direction(x))
+    return jnp.where(x == 0, held, grad + strength * direction(x))
 
 
 def group_distance(xs: Arrays, grads: Arrays, views: Views, soft: Arrays, threshold: Any) -> list[Any]:
@@ -242,5 +254,6 @@ def group_distance(xs: Arrays, grads: Arrays, views: Views, soft: Arrays, thresh
     return [jnp.broadcast_to(view.broadcast(distance), x.shape) for x, view in zip(xs, views, strict=True)]
 
 
-def _direction(x: Any) -> Any:
+def direction(x: Any) -> Any:
+    """``x / |x|``, and 0 at 0."""
     return x / jnp.where(x == 0, 1.0, modulus(x)) if is_complex(x) else lax.sign(x)

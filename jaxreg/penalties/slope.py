@@ -175,6 +175,11 @@ def slope(weights: Any, *, mask: Any = None) -> Penalty:
         Bogdan, van den Berg, Sabatti, Su and Candes, SLOPE: adaptive variable selection via convex
         optimization, 2015, equation 1.4 and algorithm 3, https://doi.org/10.1214/15-AOAS842
     """
+    if isinstance(weights, list | tuple) or not jax.tree.leaves(weights):
+        raise TypeError(
+            "The 'weights' parameter of slope must be a vector (an array), or a tree of vectors. "
+            f"Got {weights!r}."
+        )
     return Slope(strength=jax.tree.map(_checked_weights, weights), mask=as_mask(mask))
 
 

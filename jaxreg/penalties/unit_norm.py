@@ -22,7 +22,7 @@ class UnitNorm(NormConstraint):
         return 1.0, 1.0
 
 
-def unit_norm(groups: Groups | None = None, *, mask: Any = None) -> Penalty:
+def unit_norm(groups: Groups | None, *, mask: Any = None) -> Penalty:
     r"""Keep the l2 norm of each group at 1; without groups each weight at -1 or 1.
 
     .. math::
@@ -35,7 +35,7 @@ def unit_norm(groups: Groups | None = None, *, mask: Any = None) -> Penalty:
     equal entries, :math:`1 / \sqrt{|g|}`.
 
     Args:
-        groups: a structure of :mod:`jaxreg.groups`, such as ``jaxreg.groups.outputs()``. Default:
+        groups: a structure of :mod:`jaxreg.groups`, such as ``jaxreg.groups.outputs()``. None is
             each element by itself, which makes weights binary. Static.
         mask: which leaves are constrained, as in :func:`jaxreg.l1`. Static.
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import TermPenalty
 from jaxreg.penalties.constraint import Constraint
+from jaxreg.penalties.protected import Protected
 from jaxreg.tree import PyTree, flatten, is_container, is_inexact, real_dtype
 
 WORDS = {4: jnp.int32, 8: jnp.int64}
@@ -36,7 +38,7 @@ def strength_max(penalty: Penalty, grads: PyTree) -> jax.Array:
 
     Returns:
         A scalar of at least float32. A strength, where the penalty has one number for it; for a
-        sum, or one strength per leaf, the factor f of ``penalty.scale(f)``. If all gradients are
+        sum, slope, or one strength per leaf, the factor f of ``penalty.scale(f)``. If all gradients are
         zero it is 0. It can be jitted and mapped, over gradients and penalties; it is not
         differentiable.
 
@@ -69,13 +71,14 @@ def strength_max(penalty: Penalty, grads: PyTree) -> jax.Array:
     """
     if not isinstance(penalty, Penalty):
         raise TypeError(f"The 'penalty' parameter of strength_max must be a penalty. Got {penalty!r}.")
-    if isinstance(penalty, Constraint):
-        raise ValueError(f"{penalty.kind} is a constraint: it has no strength, and no largest one.")
+    inner = penalty.penalty if isinstance(penalty, Protected) else penalty
+    if isinstance(inner, Constraint):
+        raise ValueError(f"{inner.kind} is a constraint: it has no strength, and no largest one.")
     flat = flatten(grads)
     slopes = flat.rebuild([leaf if is_inexact(leaf) else None for leaf in flat.leaves])
     found, still = _search(_at_strength_one(penalty), slopes)
     if not isinstance(found, Tracer):
-        _refuse_none(found, still, penalty)
+        _refuse_none(found, still, penalty, slopes)
     return found
 
 
@@ -98,8 +101,10 @@ def _search(unit: Penalty, grads: PyTree) -> tuple[jax.Array, jax.Array]:
 
 def _at_strength_one(penalty: Penalty) -> Penalty:
     """The penalty at strength 1, where it has one number for it: a factor on that is the strength."""
+    if isinstance(penalty, Protected):
+        return dataclasses.replace(penalty, penalty=_at_strength_one(penalty.penalty))
     if isinstance(penalty, TermPenalty) and not is_container(penalty.strength):
-        return dataclasses.replace(penalty, strength=1.0)
+        return dataclasses.replace(penalty, strength=1.0) if np.ndim(penalty.strength) == 0 else penalty
     return penalty
 
 
@@ -132,7 +137,9 @@ def _smallest(holds: Any, dtype: Any) -> jax.Array:
     return jnp.where(holds(value(top)), value(high), jnp.inf)
 
 
-def _refuse_none(found: jax.Array, still: jax.Array, penalty: Penalty) -> None:
+def _refuse_none(found: jax.Array, still: jax.Array, penalty: Penalty, grads: PyTree) -> None:
+    if any(jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(grads)):
+        raise ValueError("The 'grads' parameter of strength_max must hold numbers. Got NaN.")
     if jnp.isinf(found):
         raise ValueError(
             f"No strength of {penalty.kind} makes all weights zero at these gradients. strength_max exists "

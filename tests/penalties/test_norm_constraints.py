@@ -110,9 +110,9 @@ def test_convolution_kernels_and_other_structures() -> None:
 @double
 def test_zero_groups_and_a_single_element() -> None:
     np.testing.assert_array_equal(
-        prox(jaxreg.unit_norm(), jnp.array([-3.0, 0.0, -0.0, 1e-300]), 1.0), [-1, 1, 1, 1]
+        prox(jaxreg.unit_norm(None), jnp.array([-3.0, 0.0, -0.0, 1e-300]), 1.0), [-1, 1, 1, 1]
     )
-    complex_ones = prox(jaxreg.unit_norm(), jnp.array([3j, 0.0, -4 + 3j]), 1.0)
+    complex_ones = prox(jaxreg.unit_norm(None), jnp.array([3j, 0.0, -4 + 3j]), 1.0)
     np.testing.assert_allclose(complex_ones, [1j, 1, -0.8 + 0.6j])
     equal = prox(jaxreg.norm_range(2.0, 3.0, groups.layers()), jnp.zeros(16), 1.0)
     np.testing.assert_allclose(equal, 0.5)
@@ -156,7 +156,7 @@ def test_groups_over_several_leaves() -> None:
 @double
 def test_binary_weights_take_steps_per_element() -> None:
     x, step = jnp.array([0.3, -2.0, 0.0]), jnp.array([0.1, 5.0, 0.0])
-    np.testing.assert_array_equal(prox(jaxreg.unit_norm(), x, step), [1.0, -1.0, 0.0])
+    np.testing.assert_array_equal(prox(jaxreg.unit_norm(None), x, step), [1.0, -1.0, 0.0])
 
 
 @double
@@ -190,7 +190,7 @@ def test_second_derivatives_of_the_weighted_ball() -> None:
     ("make", "words"),
     [
         (
-            lambda: jaxreg.max_norm(-1.0),
+            lambda: jaxreg.max_norm(-1.0, None),
             "The 'radius' parameter of max_norm must be a non-negative number. Got -1.0",
         ),
         (
@@ -198,11 +198,11 @@ def test_second_derivatives_of_the_weighted_ball() -> None:
             r"The 'radius\['w'\]' parameter of l2_ball must be a non-negative",
         ),
         (
-            lambda: jaxreg.norm_range(2.0, 1.0),
+            lambda: jaxreg.norm_range(2.0, 1.0, None),
             "The 'low' parameter of norm_range must not be above 'high'. Got 2.0 and",
         ),
         (
-            lambda: jaxreg.norm_range({"w": 2}, 1),
+            lambda: jaxreg.norm_range({"w": 2}, 1, None),
             "The 'low' parameter of norm_range must not be above 'high'. Got 2.0",
         ),
     ],
@@ -213,7 +213,7 @@ def test_numbers_out_of_range(make: Any, words: str) -> None:
 
 
 def test_other_bad_arguments() -> None:
-    for make in (lambda g: jaxreg.max_norm(1.0, g), jaxreg.unit_norm, lambda g: jaxreg.l2_ball(1.0, g)):
+    for make in (lambda g: jaxreg.max_norm(1.0, g), jaxreg.unit_norm):
         with pytest.raises(
             TypeError, match=r"The 'groups' parameter of \w+ must be a structure from jaxreg.groups"
         ):

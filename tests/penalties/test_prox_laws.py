@@ -25,6 +25,11 @@ def in_both_forms(cases: list[PenaltyCase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("case", "per_element"), pairs, ids=ids)
 
 
+def in_its_widest_form(cases: list[PenaltyCase]) -> pytest.MarkDecorator:
+    """With a step per element where the prox takes that, else with one step."""
+    return pytest.mark.parametrize(("case", "per_element"), [(c, c.per_element) for c in cases], ids=str)
+
+
 STRENGTH = 0.4
 
 
@@ -101,7 +106,7 @@ def test_prox_is_firmly_non_expansive(case: PenaltyCase, per_element: bool) -> N
 
 
 @pytest.mark.usefixtures("x64")
-@in_both_forms(PENALTIES)
+@in_its_widest_form(PENALTIES)
 def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_element: bool) -> None:
     """Moreau: grad min_z R(z) + |z - x|^2 / 2s = (x - prox) / s; ties value, prox and both derivatives."""
     step = np.maximum(steps_per_element(4), 1e-3) if per_element else 0.7
@@ -205,7 +210,7 @@ def test_nan_comes_through(case: PenaltyCase) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@in_both_forms(PENALTIES)
+@in_its_widest_form(PENALTIES)
 def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: bool) -> None:
     """At step 0 the prox is the identity, also to differentiation, zeros included."""
     x = draw(15)
@@ -229,7 +234,7 @@ def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: boo
 
 
 @pytest.mark.usefixtures("x64")
-@in_both_forms(PENALTIES)
+@in_its_widest_form(PENALTIES)
 def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> None:
     x = draw(17, 3.0)
     step = jnp.asarray(np.maximum(steps_per_element(18), 1e-3) if per_element else 0.3)

@@ -171,3 +171,28 @@ def test_shape_parameters_are_traced_and_differentiable(name: str) -> None:
     difference = (total(3.1 + 1e-6) - total(3.1 - 1e-6)) / 2e-6
     np.testing.assert_allclose(jax.grad(total)(3.1), difference, rtol=1e-6)
     assert abs(difference) > 0.01
+
+
+@every
+def test_derivatives_at_extreme_weights_and_strengths(name: str) -> None:
+    """Finite wherever the exact ones are floats, and in line with differences at strength 0."""
+    derivatives = jax.jit(
+        jax.vmap(
+            jax.grad(lambda s, x, step: MAKE[name](s).prox(x[None], step)[0], argnums=(0, 1)),
+        )
+    )
+    weights, strengths = [1e-30, 1e-19, 1e-5, 1.0, 1e30], [0.0, 1e-30, 1e-10, 1.0, 1e30]
+    grid = np.array(np.meshgrid(strengths, weights, [0.0, 1e-30, 1.0, 1e5]), np.float32).reshape(3, -1)
+    chex.assert_tree_all_finite(derivatives(*jnp.asarray(grid)))
+    if name != "l0":  # whose threshold grows like a root
+        slope, _ = derivatives(jnp.zeros(1), jnp.array([0.9]), jnp.array([0.5]))
+        moved = MAKE[name](1e-3).prox(jnp.array([0.9]), 0.5)[0] - 0.9
+        # At strength 0 every MCP, SCAD and cap lies below this weight.
+        expected = 0.0 if name in ("mcp", "scad", "capped_l1") else moved / 1e-3
+        np.testing.assert_allclose(slope[0], expected, rtol=2e-2)
+
+
+def test_optimality_at_tiny_weights() -> None:
+    still = jnp.zeros(1)
+    np.testing.assert_allclose(jaxreg.l_half(1.0).optimality(jnp.array([1e-30]), still), 5e14, rtol=1e-5)
+    np.testing.assert_allclose(jaxreg.mcp(10.0).optimality(jnp.array([2e-38]), still), 10.0)

@@ -397,3 +397,16 @@ def test_leaves_without_an_update_take_no_part() -> None:
     link = jaxreg.proximal(jaxreg.top_k(1), 1.0)
     updates, _ = link.update({"a": jnp.zeros(2), "b": None}, link.init(params), params)
     np.testing.assert_array_equal(params["a"] + updates["a"], [3.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("constraint", "shape"), [(jaxreg.top_k(1), (3,)), (jaxreg.n_m_sparsity(1, 3, axis=0), (3,))]
+)
+def test_optimality_behind_non_negative(constraint, shape):
+    both = jaxreg.non_negative() + constraint
+    np.testing.assert_array_equal(both.optimality(jnp.array([-1.0, 0, 0]), jnp.zeros(shape))[0], np.inf)
+    np.testing.assert_array_equal(both.optimality(jnp.array([1.0, 0, 0]), jnp.array([0.0, 1, -1])), 0.0)
+    # A zero that may move, and is pushed out of the set, rests; one that is pushed inside does not.
+    free = jaxreg.non_negative() + jaxreg.top_k(2)
+    found = free.optimality(jnp.array([1.0, 0, 0]), jnp.array([0.0, 1.0, -1.0]))
+    np.testing.assert_array_equal(found, [0.0, 0.0, 1.0])

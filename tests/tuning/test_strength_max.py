@@ -200,3 +200,13 @@ def test_where_there_is_none() -> None:
         jaxreg.strength_max(0.1, grads)
     with pytest.raises(ValueError, match="selects no leaf"):
         jaxreg.strength_max(jaxreg.l1(1.0, mask=masks.min_ndim(3)), grads)
+
+
+def test_slope_and_protected_penalties():
+    grads = jnp.array([3.0, -2.0, 1.0])
+    assert jaxreg.strength_max(jaxreg.slope(jnp.array([3.0, 2.0, 1.0])), grads) == 1.0
+    assert jaxreg.strength_max(jaxreg.protected(jaxreg.l1(0.3), max_zero_share=0.9), grads) == 3.0
+    with pytest.raises(ValueError, match="top_k is a constraint"):
+        jaxreg.strength_max(jaxreg.protected(jaxreg.top_k(1), max_zero_share=0.9), grads)
+    with pytest.raises(ValueError, match="'grads' parameter of strength_max must hold numbers. Got NaN"):
+        jaxreg.strength_max(jaxreg.l1(0.3), grads.at[0].set(jnp.nan))
