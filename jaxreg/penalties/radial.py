@@ -107,7 +107,10 @@ class RadialPenalty(GroupPenalty):
 def _with_modulus(x: Any, r: Any, z: Any) -> Any:
     """An x with its modulus r changed to z; bit-identical where that is no change."""
     scaled = x * _factor(z, r)
-    return scaled if is_complex(x) else jnp.where(x == 0, scaled, lax.sign(x) * z)  # which is not rounded
+    if is_complex(x):
+        return scaled
+    # The sign times z is not rounded; a denormal, which CPUs take for 0, is itself.
+    return jnp.where(x == 0, jnp.where(z == r, x, scaled), lax.sign(x) * z)
 
 
 def _factor(z: Any, r: Any) -> Any:

@@ -194,7 +194,7 @@ def test_where_there_is_none() -> None:
     for penalty in (jaxreg.l0(1.0), jaxreg.l_half(1.0), jaxreg.hoyer(1.0)):
         with pytest.raises(ValueError, match=f"Any strength of {penalty.kind} keeps zero weights zero"):
             jaxreg.strength_max(penalty, grads)
-    with pytest.raises(ValueError, match="No strength of l1 makes"):
+    with pytest.raises(ValueError, match="must hold numbers"):
         jaxreg.strength_max(jaxreg.l1(1.0), grads.at[0, 0].set(jnp.nan))
     with pytest.raises(TypeError, match=r"'penalty' parameter of strength_max must be a penalty\. Got 0\.1"):
         jaxreg.strength_max(0.1, grads)
@@ -208,5 +208,5 @@ def test_slope_and_protected_penalties():
     assert jaxreg.strength_max(jaxreg.protected(jaxreg.l1(0.3), max_zero_share=0.9), grads) == 3.0
     with pytest.raises(ValueError, match="top_k is a constraint"):
         jaxreg.strength_max(jaxreg.protected(jaxreg.top_k(1), max_zero_share=0.9), grads)
-    with pytest.raises(ValueError, match="'grads' parameter of strength_max must hold numbers. Got NaN"):
+    with pytest.raises(ValueError, match="'grads' parameter of strength_max must hold numbers"):
         jaxreg.strength_max(jaxreg.l1(0.3), grads.at[0].set(jnp.nan))
