@@ -9,7 +9,7 @@ import pytest
 # Eight devices on one CPU, for the tests of sharding.
 jax.config.update("jax_num_cpu_devices", 8)
 
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True, database=None)
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
 

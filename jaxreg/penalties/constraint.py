@@ -14,7 +14,8 @@ from jaxreg.arguments import check_number
 from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups
 from jaxreg.penalties.base import Leaves, Penalty, Term
-from jaxreg.penalties.projections import clip_norms, norm_distance, one_step, project_balls
+from jaxreg.penalties.projections import clip_norms, norm_distance, project_balls
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree, as_real, is_complex, real_dtype, spread
 from jaxreg.views import Cut, View
 
@@ -179,11 +180,8 @@ class NormConstraint(TermConstraint):
         low, high = self.interval(term)
         if low is None:
             return project_balls(xs, term.views, steps, high)
-        if term.views and not one_step(steps):
-            raise ValueError(
-                f"The projection of {self.kind} over groups needs one step size for each leaf: with a step "
-                f"size per element, as in prox_adam, it has no closed form. {REMEDY}"
-            )
+        if term.views:
+            require_one_step(f"projection of {self.kind} over groups", steps, remedy=REMEDY)
         return clip_norms(xs, term.views, low, high)
 
     def term_distance(

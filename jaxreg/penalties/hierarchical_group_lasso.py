@@ -14,6 +14,7 @@ from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups
 from jaxreg.penalties.base import GroupPenalty, Leaves, Penalty, Term, TermPenalty, checked_strength
 from jaxreg.penalties.shrinkage import group_norm, l1_residual, prox_groups
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree
 from jaxreg.views import Cut, View
 
@@ -29,6 +30,9 @@ class Level:
         """Those of which every leaf is there, with a threshold per group."""
         present = [t for t in self.penalty.terms(flat) if all(index in leaves for index in t.indices)]
         return [(t, self.penalty.thresholds(t.strength * self.share, t)) for t in present]
+
+
+REMEDY = "Give it a scalar step size (prox_sgd, fista, proximal), or take sparse_group_lasso."
 
 
 @jax.tree_util.register_dataclass
@@ -60,19 +64,14 @@ class HierarchicalGroupLasso(TermPenalty):
             for term, threshold in level.terms(flat, leaves):
                 own = term.pick(steps)
                 if len(levels) > 1:
-                    self._require_one_step(own, joined=level is not levels[-1])
+                    # A larger group must not turn a smaller one, only scale it.
+                    for one in [own] if level is not levels[-1] else [[step] for step in own]:
+                        require_one_step(
+                            f"prox of {self.kind}", one, why="its levels do not compose", remedy=REMEDY
+                        )
                 shrunk = prox_groups(term.pick(leaves), term.views, own, threshold)
                 leaves.update(zip(term.indices, shrunk, strict=True))
         return leaves
-
-    def _require_one_step(self, steps: Sequence[Any], joined: bool) -> None:
-        # A larger group must not turn a smaller one, only scale it.
-        if any(jnp.ndim(step) for step in steps) or (joined and any(step is not steps[0] for step in steps)):
-            raise ValueError(
-                f"The prox of {self.kind} needs one step size for each leaf, and for leaves whose groups are "
-                "joined: with a step size per element, as in prox_adam, its levels do not compose. Give it a "
-                "scalar step size (prox_sgd, fista, proximal), or take sparse_group_lasso."
-            )
 
     def distance_of(self, flat: FlatTree, leaves: Leaves, grads: Leaves, soft: Leaves) -> Leaves:
         # What pulls at elements that live must cancel. A dead group withstands the sum of the balls

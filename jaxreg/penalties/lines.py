@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxreg.penalties.base import Term, TermPenalty
 from jaxreg.penalties.shrinkage import modulus
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree, is_complex
 
 
@@ -35,12 +36,7 @@ class LinePenalty(TermPenalty):
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         step = jnp.asarray(steps[0])
-        if step.ndim:
-            raise ValueError(
-                f"The prox of {self.kind} needs one step size for each leaf: with a step size per element, "
-                "as in prox_adam, pieces are no means. Take a scalar step size: prox_sgd, fista, or "
-                "jaxreg.proximal last in a chain."
-            )
+        require_one_step(f"prox of {self.kind}", steps, why="pieces are no means")
         # At step 0 the input itself, also to differentiation.
         return [jnp.where(step > 0, self.line_prox(xs[0], steps[0], term), xs[0])]
 

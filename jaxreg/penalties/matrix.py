@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxreg.penalties.base import Term, TermPenalty
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree
 
 _LAYOUTS = {"flax": "flax", "torch": "torch", "equinox": "torch"}
@@ -48,12 +49,7 @@ class MatrixPenalty(TermPenalty):
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         x, step = xs[0], jnp.asarray(steps[0])
-        if step.ndim:
-            raise ValueError(
-                f"The prox of {self.kind} needs one step size for each leaf: with a step size per element, "
-                "as in prox_adam, it has no closed form. Take a scalar step size: prox_sgd, fista, or "
-                "jaxreg.proximal last in a chain."
-            )
+        require_one_step(f"prox of {self.kind}", steps)
         shrunk = self.matrix_prox(as_matrix(x, self.layout), steps[0] * term.strength)
         # At step 0 the input itself, which a product of factors would round.
         return [jnp.where(step > 0, shrunk.reshape(x.shape), x)]

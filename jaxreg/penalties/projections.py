@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxreg.penalties.shrinkage import group_norm, modulus, ratio
+from jaxreg.penalties.steps import one_step
 from jaxreg.tree import is_complex
 from jaxreg.views import View
 
@@ -24,11 +25,6 @@ Views = Sequence[View]
 def phase(x: Any) -> Any:
     """``x / |x|``, and 0 at 0."""
     return x / jnp.where(x == 0, 1.0, modulus(x)) if is_complex(x) else lax.sign(x)
-
-
-def one_step(steps: Arrays) -> bool:
-    """Whether a single step size holds for all elements: then the projection does not depend on it."""
-    return jnp.ndim(steps[0]) == 0 and all(step is steps[0] for step in steps)
 
 
 def clip_norms(xs: Arrays, views: Views, low: Any, high: Any) -> list[Any]:

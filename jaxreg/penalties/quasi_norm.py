@@ -46,7 +46,7 @@ class QuasiNorm(RadialPenalty):
         alive = u > cut
         shrunk = jnp.where(alive, jnp.minimum(jnp.where(alive, unit, 1.0) * v, r), 0.0)
         # The floor keeps the derivative of the slope among the floats.
-        base = jnp.maximum(jnp.where(near, 1.0, r), jnp.finfo(r.dtype).tiny ** 0.5)
+        base = jnp.maximum(jnp.where(near, 1.0, r), float(jnp.finfo(r.dtype).tiny) ** 0.5)
         first_order = jnp.where(near, 0.0, step) * self.slope(base, strength)
         return jnp.where(near, shrunk, r - first_order)
 

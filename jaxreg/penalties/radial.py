@@ -11,9 +11,13 @@ from jaxreg.arguments import check_flag
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import GroupPenalty, Term, TermPenalty, checked_groups, checked_strength
 from jaxreg.penalties.shrinkage import direction, group_norm, l1_distance, modulus, ratio
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree, is_complex
 
 ALMOST_ZERO = 1e-30
+REMEDY = (
+    "Give it elements (groups=None), a scalar step size (prox_sgd, fista, proximal), or take group_lasso."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +64,8 @@ class RadialPenalty(GroupPenalty):
         return jnp.sum(jnp.where(zero, 0.0, self.phi(jnp.where(zero, 1.0, r), strength)))
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
-        if self.groups is not None and (jnp.ndim(steps[0]) or any(step is not steps[0] for step in steps)):
-            raise ValueError(
-                f"The prox of {self.kind} over groups needs one step size for each leaf: with a step size "
-                "per element, as in prox_adam, it has no closed form. Give it elements (groups=None), a "
-                "scalar step size (prox_sgd, fista, proximal), or take group_lasso."
-            )
+        if self.groups is not None:
+            require_one_step(f"prox of {self.kind} over groups", steps, remedy=REMEDY)
         r, strength = self._radii(xs, term)
         # A zero moves like what is close to it, also to differentiation.
         r = jnp.where(r == 0, ALMOST_ZERO, r)

@@ -90,11 +90,6 @@ def cost(x: Any, step: Any) -> Any:
     return lax.bitcast_convert_type(jnp.where(moves, finite, jnp.where(key > 0, infinite, 0)), size.dtype)
 
 
-def one_length(steps: Arrays) -> bool:
-    """Whether all steps are one and the same number."""
-    return all(jnp.ndim(step) == 0 and step is steps[0] for step in steps)
-
-
 def nonzero(x: Any) -> Any:
     return bits(jnp.abs(x) if is_complex(x) else x) > 0
 

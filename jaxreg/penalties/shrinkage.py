@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxreg.penalties.steps import one_step
 from jaxreg.tree import is_complex, squared_modulus
 from jaxreg.views import View
 
@@ -98,7 +99,7 @@ def _inner(x: Any, y: Any) -> Any:
 
 def prox_groups(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:
     """argmin_z threshold ||z||_2 + sum_i |z_i - x_i|^2 / (2 s_i) in each group."""
-    if jnp.ndim(steps[0]) == 0 and all(step is steps[0] for step in steps):
+    if one_step(steps):
         return shrink_groups(xs, views, steps[0] * threshold)
     return shrink_groups_weighted(xs, views, steps, threshold)
 

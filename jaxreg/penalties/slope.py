@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Penalty, Term, TermPenalty
 from jaxreg.penalties.shrinkage import modulus
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree, as_real, is_complex, spread
 
 
@@ -42,12 +43,7 @@ class Slope(TermPenalty):
 
     def term_prox(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Sequence[Any]:
         x, step = xs[0], jnp.asarray(steps[0])
-        if step.ndim:
-            raise ValueError(
-                "The prox of slope needs one step size for each leaf: with a step size per element, as in "
-                "prox_adam, it is no isotonic regression. Take a scalar step size: prox_sgd, fista, or "
-                "jaxreg.proximal last in a chain."
-            )
+        require_one_step("prox of slope", steps, why="it is no isotonic regression")
         size = modulus(x)
         order = jnp.argsort(-size.ravel())
         fit = isotonic(size.ravel()[order] - steps[0] * term.strength, jnp.zeros(size.size - 1, bool))

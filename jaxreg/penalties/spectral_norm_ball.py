@@ -14,6 +14,7 @@ from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Penalty
 from jaxreg.penalties.constraint import REMEDY, Piece, TermConstraint, rounding
 from jaxreg.penalties.matrix import as_matrix, check_layout, dot, frobenius, map_singular_values, singular
+from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree
 
 
@@ -41,11 +42,7 @@ class SpectralNormBall(TermConstraint):
 
     def term_project(self, xs: Sequence[Any], steps: Sequence[Any], term: Piece) -> Sequence[Any]:
         x, (radius,) = xs[0], term.strength
-        if jnp.ndim(steps[0]):
-            raise ValueError(
-                "The projection of spectral_norm_ball needs one step size for each leaf: with a step size "
-                f"per element, as in prox_adam, it has no closed form. {REMEDY}"
-            )
+        require_one_step("projection of spectral_norm_ball", steps, remedy=REMEDY)
         if not x.size:
             return xs
         a = as_matrix(x, self.layout)

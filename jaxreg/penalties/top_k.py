@@ -12,8 +12,9 @@ from jaxreg.group_kinds import Groups
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Leaves, Penalty
 from jaxreg.penalties.constraint import Constraint, checked_structure
-from jaxreg.penalties.selection import MOST, Units, largest, one_length, units_of
+from jaxreg.penalties.selection import MOST, Units, largest, units_of
 from jaxreg.penalties.shrinkage import group_norm, l1_distance
+from jaxreg.penalties.steps import one_step
 from jaxreg.tree import FlatTree, is_inexact, upcast
 
 SCOPES = ("global", "leaf")
@@ -41,7 +42,7 @@ class TopK(Constraint):
 
     def project(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> Leaves:
         present = self._present(flat, leaves)
-        equal = one_length([steps[index] for units in present for index in units.indices])
+        equal = one_step([steps[index] for units in present for index in units.indices])
         scores = [units.scores(units.pick(leaves), None if equal else units.pick(steps)) for units in present]
         kept = largest(scores, self._budgets(present), apart=self._apart)
         out = dict(leaves)
