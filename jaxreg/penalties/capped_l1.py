@@ -78,9 +78,9 @@ def capped_l1(
         >>> import jaxreg
         >>> penalty = jaxreg.capped_l1(1.0, 2.0)
         >>> params = {"w": jnp.array([4.0, -2.0, 0.5])}
-        >>> print(penalty(params))
+        >>> print(penalty(params).round(2))
         4.5
-        >>> print(penalty.prox(params, 1.0)["w"].round(3))
+        >>> print(penalty.prox(params, 1.0)["w"].round(2))
         [ 4. -1.  0.]
 
     Notes:

@@ -75,9 +75,9 @@ def huber(
         >>> import jaxreg
         >>> penalty = jaxreg.huber(1.0, 1.0)
         >>> params = {"w": jnp.array([4.0, -1.0, 0.0])}
-        >>> print(penalty(params))
+        >>> print(penalty(params).round(2))
         4.0
-        >>> print(penalty.prox(params, 1.0)["w"].round(3))
+        >>> print(penalty.prox(params, 1.0)["w"].round(2))
         [ 3.  -0.5  0. ]
 
     Notes:

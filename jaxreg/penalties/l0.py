@@ -68,9 +68,9 @@ def l0(
         >>> import jaxreg
         >>> penalty = jaxreg.l0(0.5)
         >>> params = {"w": jnp.array([3.0, -0.9, 0.0])}
-        >>> print(penalty(params))
+        >>> print(penalty(params).round(2))
         1.0
-        >>> print(penalty.prox(params, 1.0)["w"].round(3))
+        >>> print(penalty.prox(params, 1.0)["w"].round(2))
         [3. 0. 0.]
 
     Notes:

@@ -82,9 +82,9 @@ def mcp(
         >>> import jaxreg
         >>> penalty = jaxreg.mcp(1.0)
         >>> params = {"w": jnp.array([4.0, -2.0, 0.5])}
-        >>> print(penalty(params))
-        3.2083333
-        >>> print(penalty.prox(params, 1.0)["w"].round(3))
+        >>> print(penalty(params).round(2))
+        3.29
+        >>> print(penalty.prox(params, 1.0)["w"].round(2))
         [ 4.  -1.5  0. ]
 
     Notes:

@@ -107,10 +107,10 @@ class RadialPenalty(GroupPenalty):
 def _with_modulus(x: Any, r: Any, z: Any) -> Any:
     """An x with its modulus r changed to z; bit-identical where that is no change."""
     scaled = x * _factor(z, r)
-    if is_complex(x):
-        return scaled
-    # The sign times z is not rounded; a denormal, which CPUs take for 0, is itself.
-    return jnp.where(x == 0, jnp.where(z == r, x, scaled), lax.sign(x) * z)
+    if not is_complex(x):
+        # The sign times z is not rounded; a denormal, which CPUs take for 0, is itself.
+        scaled = jnp.where(x == 0, jnp.where(z == r, x, scaled), lax.sign(x) * z)
+    return jnp.where(z == 0, 0.0, scaled)
 
 
 def _factor(z: Any, r: Any) -> Any:

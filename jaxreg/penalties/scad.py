@@ -88,10 +88,10 @@ def scad(
         >>> import jaxreg
         >>> penalty = jaxreg.scad(1.0)
         >>> params = {"w": jnp.array([5.0, -3.0, 0.5])}
-        >>> print(penalty(params))
-        5.1092596
-        >>> print(penalty.prox(params, 1.0)["w"].round(3))
-        [ 5.    -2.588  0.   ]
+        >>> print(penalty(params).round(1))
+        5.1
+        >>> print(penalty.prox(params, 1.0)["w"].round(2))
+        [ 5.   -2.59  0.  ]
 
     Notes:
         The gradient of the value at an exact zero is 0.

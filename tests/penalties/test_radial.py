@@ -112,11 +112,12 @@ def test_over_groups_it_is_the_function_of_the_norms(name: str, size_weights: bo
 
 
 @every
+@pytest.mark.usefixtures("x64")
 def test_single_precision_is_double_precision_rounded(name: str) -> None:
     x = np.random.default_rng(2).normal(size=400).astype(np.float32) * 3
     found = np.asarray(MAKE[name](0.7).prox(jnp.asarray(x), 0.9))
-    with jax.enable_x64(True):
-        expected = np.asarray(MAKE[name](0.7).prox(jnp.asarray(x, jnp.float64), 0.9))
+    expected = np.asarray(MAKE[name](0.7).prox(jnp.asarray(x, jnp.float64), 0.9))
+    assert found.dtype == np.float32
     np.testing.assert_array_equal(found == 0, expected == 0)
     np.testing.assert_allclose(found, expected, rtol=16 * np.finfo(np.float32).eps, atol=1e-6)
 
