@@ -11,8 +11,8 @@ from jaxreg.arguments import check_number_tree
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Penalty
 from jaxreg.penalties.constraint import LineConstraint, Piece, checked_axis
-from jaxreg.penalties.projections import best_level, phase, project_l1_balls
-from jaxreg.penalties.shrinkage import group_norm, modulus, soft_threshold
+from jaxreg.penalties.projections import best_level, project_l1_balls
+from jaxreg.penalties.shrinkage import direction, group_norm, modulus, soft_threshold
 
 
 @jax.tree_util.register_dataclass
@@ -32,10 +32,10 @@ class L1Ball(LineConstraint):
         x, pull, view, (radius,) = xs[0], -grads[0], term.views[0], term.strength
         size, alive = modulus(x), x != 0
         # The normal cone at the edge: c times the subdifferential of the norm, for any c >= 0.
-        along = jnp.where(alive, (pull * jnp.conj(phase(x))).real, jnp.abs(pull))
+        along = jnp.where(alive, (pull * jnp.conj(direction(x))).real, jnp.abs(pull))
         at_edge = view.sum(size) >= radius * (1 - term.rounding)
         level = jnp.where(at_edge, jnp.maximum(best_level(along, view, alive), soft[0]), soft[0])
-        rest = jnp.where(alive, pull - level * phase(x), soft_threshold(pull, level))
+        rest = jnp.where(alive, pull - level * direction(x), soft_threshold(pull, level))
         return [jnp.broadcast_to(group_norm([rest], [view]), x.shape)]
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxreg.penalties.shrinkage import group_norm, modulus, ratio
+from jaxreg.penalties.shrinkage import direction, group_norm, inner, modulus, ratio
 from jaxreg.penalties.steps import one_step
 from jaxreg.tree import is_complex
 from jaxreg.views import View
@@ -20,11 +20,6 @@ ROOT_STEPS = 100  # at most; 3 to 10 are usual
 
 Arrays = Sequence[Any]
 Views = Sequence[View]
-
-
-def phase(x: Any) -> Any:
-    """``x / |x|``, and 0 at 0."""
-    return x / jnp.where(x == 0, 1.0, modulus(x)) if is_complex(x) else lax.sign(x)
 
 
 def clip_norms(xs: Arrays, views: Views, low: Any, high: Any) -> list[Any]:
@@ -134,7 +129,7 @@ def project_l1_balls(x: Any, view: View, step: Any, radius: Any) -> Any:
     size = modulus(x)
     outside = view.sum(size) > radius
     nearest = _project_simplices(view, size, None if jnp.ndim(step) == 0 else step, radius)
-    return jnp.where(outside, phase(x) * nearest, x)
+    return jnp.where(outside, direction(x) * nearest, x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -212,10 +207,10 @@ def norm_distance(
     r = _norms(xs, views)
     directions = _directions(xs, views, jnp.where(r == 0, 1.0, r))
     pulls = [
-        jnp.where(x == 0, _soft(-grad, t), -grad - t * phase(x))
+        jnp.where(x == 0, _soft(-grad, t), -grad - t * direction(x))
         for x, grad, t in zip(xs, grads, soft, strict=True)
     ]
-    along = [_dot(pull, direction) for pull, direction in zip(pulls, directions, strict=True)]
+    along = [inner(pull, way) for pull, way in zip(pulls, directions, strict=True)]
     multiple = sum(view.sum(part) for part, view in zip(along, views, strict=True)) if views else along[0]
     at_high = jnp.zeros_like(r, bool) if high is None else r >= high * (1 - rounding)
     at_low = jnp.zeros_like(r, bool) if low is None else r <= low * (1 + rounding)
@@ -291,10 +286,6 @@ def _largest(parts: Arrays) -> Any:
 
 def _reduce(reduce: Callable[..., Any], x: Any, view: View) -> Any:
     return lax.expand_dims(reduce(x, view.inside), view.inside)
-
-
-def _dot(a: Any, b: Any) -> Any:
-    return a.real * b.real + a.imag * b.imag if is_complex(a) or is_complex(b) else a * b
 
 
 def _soft(x: Any, threshold: Any) -> Any:

@@ -89,12 +89,13 @@ def _norms_jvp(views: tuple[View, ...], primals: Any, tangents: Any) -> tuple[An
     norm = _norms(views, xs)
     positive = jnp.where(norm == 0, 1.0, norm)
     units = [x / view.broadcast(positive) for x, view in zip(xs, views, strict=True)]
-    along = [view.sum(_inner(unit, dx)) for unit, dx, view in zip(units, dxs, views, strict=True)]
+    along = [view.sum(inner(unit, dx)) for unit, dx, view in zip(units, dxs, views, strict=True)]
     return norm, _total(along, jnp.add)
 
 
-def _inner(x: Any, y: Any) -> Any:
-    return x.real * y.real + x.imag * y.imag if is_complex(x) else x * y
+def inner(x: Any, y: Any) -> Any:
+    """``Re(conj(x) y)`` element by element: x and y as vectors of the plane."""
+    return x.real * y.real + x.imag * y.imag if is_complex(x) or is_complex(y) else x * y
 
 
 def prox_groups(xs: Arrays, views: Views, steps: Arrays, threshold: Any) -> list[Any]:
