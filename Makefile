@@ -50,7 +50,7 @@ examples: $(STAMPS)/examples  ## a short run of every example
 	  echo "$$example"; MPLBACKEND=Agg $(BIN)/python $$example --quick --output output/quick $(ARGS); done
 
 clean:  ## remove environments, caches and everything built
-	rm -rf .venv .venv-* build dist docs/_build docs/api/generated output .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-* build dist docs/_build docs/api/generated output .pytest_cache .ruff_cache .jax_cache \
 	  .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

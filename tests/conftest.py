@@ -1,5 +1,6 @@
 """Set-up that must come before JAX starts, and switches that tests ask for."""
 
+import pathlib
 from collections.abc import Iterator
 
 import hypothesis
@@ -8,6 +9,11 @@ import pytest
 
 # Eight devices on one CPU, for the tests of sharding.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Two thirds of the time goes into compiling: what one worker or one run has compiled the next one reads.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")

@@ -46,6 +46,8 @@ class PenaltyCase:
     """Whether its prox leaves weakly typed leaves weak; JAX's scans do not."""
     iterative: bool = False
     """Whether its prox is solved by passes, which steps that lie ten decades apart are too many for."""
+    like: str = ""
+    """The row that has all its code but a formula; what is no matter of formulas runs there alone."""
 
     def __str__(self) -> str:
         return self.name
@@ -108,6 +110,7 @@ def _radial(
         per_element=structure is None,
         homogeneous=False,
         flat=flat,
+        like="" if name in ("l0", "mcp") else f"mcp[{structure}]" if structure else "mcp",
     )
 
 
@@ -121,6 +124,7 @@ PENALTIES = [
         lambda s: jaxreg.elastic_net(s, 0.6, mask=ON),
         lambda w, s: s * (0.6 * absolute(w) + 0.4 / 2 * squared(w)),
         homogeneous=False,
+        like="l1",
     ),
     PenaltyCase(
         "group_lasso[outputs]",
@@ -131,6 +135,7 @@ PENALTIES = [
         "group_lasso[inputs, weights of 1]",
         lambda s: jaxreg.group_lasso(s, groups.inputs(), size_weights=False, mask=ON),
         lambda w, s: s * norms(w, rows(), weighted=False),
+        like="group_lasso[outputs]",
     ),
     PenaltyCase(
         "group_lasso[ragged blocks]",
@@ -142,6 +147,7 @@ PENALTIES = [
         "group_lasso[strided]",
         lambda s: jaxreg.group_lasso(s, groups.strided(2, axis=0), mask=ON),
         lambda w, s: s * norms(w, stripes(2)),
+        like="group_lasso[ragged blocks]",
     ),
     PenaltyCase(
         "sparse_group_lasso[outputs]",
@@ -152,6 +158,7 @@ PENALTIES = [
         "sparse_group_lasso[layers]",
         lambda s: jaxreg.sparse_group_lasso(s, groups.layers(), 0.8, mask=ON),
         lambda w, s: s * (0.8 * absolute(w) + 0.2 * np.sqrt(w.size) * np.sqrt(squared(w))),
+        like="sparse_group_lasso[outputs]",
     ),
     _radial("l0", jaxreg.l0, lambda r, s: s * (r > 0), convex=False, flat=True),
     _radial("l_half", jaxreg.l_half, lambda r, s: s * r**0.5, convex=False),
@@ -261,6 +268,7 @@ PENALTIES = [
         lambda s: jaxreg.l1(s, mask=ON) + jaxreg.elastic_net(s, 0.5, mask=ON) + jaxreg.l1(s, mask=ON),
         lambda w, s: s * (2.5 * absolute(w) + 0.25 * squared(w)),
         homogeneous=False,
+        like="l1 + l2",
     ),
     PenaltyCase(
         "group_lasso + l2 + l1",
@@ -315,36 +323,36 @@ TRANSFORMS = [
     _optimizer("weight_decay", jaxreg.weight_decay, strength=0.1, mask=masks.weights),
     _optimizer("prox_sgd", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_sgd[momentum]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9),
-    _optimizer("prox_sgd[nesterov]", jaxreg.prox_sgd, penalty=_GROUPED, momentum=0.9, nesterov=True),
-    _optimizer("prox_sgd[damped]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9, damped=True),
+    _optimizer("prox_sgd[nesterov]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9, nesterov=True),
     _optimizer("prox_adam", jaxreg.prox_adam, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_adam[groups]", jaxreg.prox_adam, penalty=_GROUPED),
     _optimizer("prox_adamw", jaxreg.prox_adamw, penalty=jaxreg.l1(0.1), weight_decay=0.1),
     _optimizer("prox_nadam", jaxreg.prox_nadam, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_amsgrad", jaxreg.prox_amsgrad, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_adabelief", jaxreg.prox_adabelief, penalty=jaxreg.l1(0.1), eps=1e-3),
-    _optimizer("prox_adagrad", jaxreg.prox_adagrad, penalty=_GROUPED),
+    _optimizer("prox_adagrad", jaxreg.prox_adagrad, penalty=jaxreg.l1(0.1)),
     _optimizer("prox_rmsprop", jaxreg.prox_rmsprop, penalty=jaxreg.l1(0.1)),
-    _optimizer("prox_rmsprop[momentum]", jaxreg.prox_rmsprop, penalty=_GROUPED, momentum=0.9),
     _optimizer(
-        "prox_rmsprop[centered]", jaxreg.prox_rmsprop, penalty=jaxreg.l1(0.1), centered=True, eps=1e-3
+        "prox_rmsprop[centered, momentum]",
+        jaxreg.prox_rmsprop,
+        penalty=jaxreg.l1(0.1),
+        centered=True,
+        momentum=0.9,
+        eps=1e-3,
     ),
     _optimizer("prox_lion", jaxreg.prox_lion, penalty=jaxreg.l1(0.1)),
     # With coefficients that are not of the shape of a parameter.
-    _optimizer("prox_muon", jaxreg.prox_muon, penalty=_GROUPED, ns_coeffs=((3.4445, -4.775, 2.0315),) * 5),
+    _optimizer(
+        "prox_muon", jaxreg.prox_muon, penalty=jaxreg.l1(0.1), ns_coeffs=((3.4445, -4.775, 2.0315),) * 5
+    ),
     _optimizer("fista", jaxreg.fista, penalty=jaxreg.l1(0.1)),
-    _optimizer("fista[groups]", jaxreg.fista, penalty=_GROUPED, restart=False),
-    _optimizer("linbreg", jaxreg.linbreg, penalty=jaxreg.l1(0.1)),
     _optimizer("linbreg[groups]", jaxreg.linbreg, penalty=_GROUPED, momentum=0.5, delta=2.0),
     _optimizer("adabreg", jaxreg.adabreg, penalty=jaxreg.l1(0.1)),
-    _optimizer("hspg", jaxreg.hspg, penalty=_GROUPED, begin_step=1),
     _optimizer("hspg[momentum]", jaxreg.hspg, penalty=_GROUPED, momentum=0.9, begin_step=1, epsilon=0.1),
     _optimizer("ftrl", jaxreg.ftrl, penalty=jaxreg.l1(0.1)),
-    _optimizer("ftrl[no beta]", jaxreg.ftrl, penalty=jaxreg.l1(0.1), beta=0.0),
     _optimizer("ftrl[cumulative, groups]", jaxreg.ftrl, penalty=_GROUPED, cumulative=True),
     _optimizer("rda", jaxreg.rda, penalty=jaxreg.l1(0.1)),
     _optimizer("rda[momentum, groups]", jaxreg.rda, penalty=_GROUPED, momentum=0.5, weight_power=0.5),
-    _optimizer("ramda", jaxreg.ramda, penalty=jaxreg.l1(0.1), momentum=0.0),
     _optimizer("ramda[momentum, groups]", jaxreg.ramda, penalty=_GROUPED),
     _optimizer(
         "proximal_optimizer",
@@ -359,16 +367,9 @@ TRANSFORMS = [
         mask=None,
     ),
     _optimizer(
-        "freeze_zeros[begin, end]",
-        lambda learning_rate, mask: jaxreg.freeze_zeros(
-            optax.adam(learning_rate), mask=mask, begin_step=1, end_step=2
-        ),
-        mask=masks.weights,
-    ),
-    _optimizer(
-        "freeze_zeros[prox_adam]",
+        "freeze_zeros[begin, end, prox_adam]",
         lambda learning_rate, penalty: jaxreg.freeze_zeros(
-            jaxreg.prox_adam(learning_rate, penalty), mask=masks.weights
+            jaxreg.prox_adam(learning_rate, penalty), mask=masks.weights, begin_step=1, end_step=2
         ),
         penalty=jaxreg.l1(0.1),
     ),

@@ -1,5 +1,7 @@
 """Optimality against minimisers in closed form, a brute-force distance and formulas of its own."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -24,25 +26,34 @@ def at(kernel: Any, bias: Any = 0.0) -> dict[str, Any]:
     return {"layer": {"kernel": jnp.asarray(kernel), "bias": jnp.broadcast_to(bias, SHAPE[1:])}, "hole": None}
 
 
+@functools.cache
+def nearest(case: PenaltyCase) -> Callable[..., jax.Array]:
+    return jax.jit(lambda strength, x, step: case.make(strength).prox(at(x), step)["layer"]["kernel"])
+
+
+@functools.cache
+def distances(case: PenaltyCase) -> Callable[..., jax.Array]:
+    return jax.jit(lambda s, w, slope: case.make(s).optimality(at(w), at(slope))["layer"]["kernel"])
+
+
 @cases
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("strength", [0.0, 0.05, 0.6, 20.0])
 def test_is_zero_at_the_minimiser_and_only_there(case: PenaltyCase, strength: float) -> None:
     """w = prox(a, 1) minimises |w - a|^2 / 2 + R(w)."""
-    penalty, target = case.make(strength), draw(0)
-    w = np.asarray(penalty.prox(at(target), 1.0)["layer"]["kernel"])
-    distance = penalty.optimality(at(w), at(w - target))
-    chex.assert_trees_all_equal_shapes(distance, at(w))
-    np.testing.assert_allclose(distance["layer"]["kernel"], 0, atol=1e-12)
+    target = draw(0)
+    w = np.asarray(nearest(case)(strength, target, 1.0))
+    distance = distances(case)(strength, w, w - target)
+    np.testing.assert_allclose(distance, 0, atol=1e-12)
     moved = w + 0.01 * draw(1)
-    assert np.max(penalty.optimality(at(moved), at(moved - target))["layer"]["kernel"]) > 1e-3
+    assert np.max(distances(case)(strength, moved, moved - target)) > 1e-3
 
 
 @cases
 @pytest.mark.usefixtures("x64")
 def test_bounds_the_slope_of_the_objective(case: PenaltyCase) -> None:
     """At any point no direction descends faster than the distance of 0 to the subdifferential."""
-    penalty, target = case.make(0.5), draw(2)
+    target = draw(2)
     w = np.where(np.abs(draw(3)) < 0.7, 0.0, draw(3))
     w[:, 1] = 0.0
     slope = w - target
@@ -50,7 +61,7 @@ def test_bounds_the_slope_of_the_objective(case: PenaltyCase) -> None:
     def objective(z: np.ndarray) -> float:
         return case.formula(z, 0.5) + float(np.sum(slope * (z - w)))
 
-    distance = np.asarray(penalty.optimality(at(w), at(slope))["layer"]["kernel"])
+    distance = np.asarray(distances(case)(0.5, w, slope))
     rng = np.random.default_rng(4)
     for _ in range(200):
         direction = rng.normal(size=SHAPE)
@@ -58,7 +69,7 @@ def test_bounds_the_slope_of_the_objective(case: PenaltyCase) -> None:
         assert descent <= np.sum(distance * np.abs(direction)) + 1e-5
     # And the bound is reached: one step of proximal gradient descends by it.
     tiny = 1e-6
-    step = np.asarray(penalty.prox(at(w - tiny * slope), tiny)["layer"]["kernel"]) - w
+    step = np.asarray(nearest(case)(0.5, w - tiny * slope, tiny)) - w
     assert (np.max(np.abs(step)) > 1e-9) == (np.max(distance) > 1e-3)
 
 
@@ -105,11 +116,13 @@ def test_leaves_that_are_not_trained_are_at_their_optimum() -> None:
 @cases
 def test_is_jittable_and_finite(case: PenaltyCase) -> None:
     penalty = case.make(0.3)
+    jitted = jax.jit(penalty.optimality)
     for w in (np.zeros(SHAPE, np.float32), draw(7).astype(np.float32)):
         slope = draw(8).astype(np.float32)
         eager = penalty.optimality(at(w), at(slope))
+        chex.assert_trees_all_equal_shapes(eager, at(w))
         chex.assert_tree_all_finite(eager)
-        chex.assert_trees_all_close(jax.jit(penalty.optimality)(at(w), at(slope)), eager, atol=1e-6)
+        chex.assert_trees_all_close(jitted(at(w), at(slope)), eager, atol=1e-6)
 
 
 def test_refuses_gradients_of_another_structure() -> None:

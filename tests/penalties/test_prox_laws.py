@@ -1,5 +1,7 @@
 """Each prox against oracles that are not its own code: brute force, convexity, the envelope."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -10,7 +12,7 @@ import pytest
 from formulas import SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
-from registry import PENALTIES, PenaltyCase, parameters
+from registry import PENALTIES, PenaltyCase
 from scipy import optimize
 
 CONVEX = [case for case in PENALTIES if case.convex]
@@ -45,13 +47,26 @@ def steps_per_element(seed: int) -> np.ndarray:
     return steps
 
 
+def at(kernel: Any, bias: Any = 1.0) -> dict[str, Any]:
+    return {"layer": {"kernel": kernel, "bias": jnp.broadcast_to(bias, SHAPE[1:])}}
+
+
+def sizes_of(step: Any) -> Any:
+    return at(step) if np.ndim(step) else step
+
+
+@functools.cache
+def compiled(case: PenaltyCase) -> Callable[..., jax.Array]:
+    """The prox, compiled once for all laws; that it is the same when eager is a law of its own."""
+    return jax.jit(
+        lambda strength, x, step: case.make(strength).prox(at(x), sizes_of(step))["layer"]["kernel"]
+    )
+
+
 def prox(
     case: PenaltyCase, x: np.ndarray, step: float | np.ndarray, strength: float = STRENGTH
 ) -> np.ndarray:
-    sizes = step if np.ndim(step) == 0 else parameters(jnp.asarray(step))
-    if np.ndim(step):
-        sizes["layer"]["bias"] = 1.0
-    return np.asarray(case.make(strength).prox(parameters(jnp.asarray(x)), sizes)["layer"]["kernel"])
+    return np.asarray(compiled(case)(strength, x, step))
 
 
 def objective(case: PenaltyCase, z: np.ndarray, x: np.ndarray, step: float | np.ndarray) -> float:
@@ -79,7 +94,7 @@ def test_prox_is_the_minimiser_that_brute_force_finds(
         z[free] = values
         return objective(case, z, x, step)
 
-    starts = [x[free], found[free], 0.5 * found[free] + 0.01]
+    starts = [x[free], 0.5 * found[free] + 0.01]
     searched = [
         optimize.minimize(along, start, method="Powell", options={"maxfev": 8000}) for start in starts
     ]
@@ -110,19 +125,14 @@ def test_prox_is_firmly_non_expansive(case: PenaltyCase, per_element: bool) -> N
 def test_gradient_of_the_envelope_is_what_prox_removes(case: PenaltyCase, per_element: bool) -> None:
     """Moreau: grad min_z R(z) + |z - x|^2 / 2s = (x - prox) / s; ties value, prox and both derivatives."""
     step = np.maximum(steps_per_element(4), 1e-3) if per_element else 0.7
-    penalty = case.make(STRENGTH)
-    sizes = {"layer": {"kernel": jnp.broadcast_to(step, SHAPE), "bias": 1.0}} if per_element else step
 
-    @jax.jit
-    def envelope(x: jax.Array) -> jax.Array:
-        tree = {"layer": {"kernel": x, "bias": jnp.ones(SHAPE[1])}}
-        point = penalty.prox(tree, sizes)
-        return penalty(point) + jnp.sum((point["layer"]["kernel"] - x) ** 2 / (2 * step))
+    def envelope(x: jax.Array, step: jax.Array) -> jax.Array:
+        point = case.make(STRENGTH).prox(at(x), sizes_of(step))
+        return case.make(STRENGTH)(point) + jnp.sum((point["layer"]["kernel"] - x) ** 2 / (2 * step))
 
     x = draw(5, 2.0)
-    np.testing.assert_allclose(
-        jax.grad(envelope)(jnp.asarray(x)), (x - prox(case, x, step)) / step, atol=1e-9
-    )
+    slope = jax.jit(jax.grad(envelope))(x, step)
+    np.testing.assert_allclose(slope, (x - prox(case, x, step)) / step, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", CONVEX, ids=str)
@@ -191,13 +201,12 @@ def test_prox_scales_with_its_argument(case: PenaltyCase, scale: float, per_elem
 def test_prox_is_exact_for_steps_over_ten_decades(case: PenaltyCase) -> None:
     """Optimality of the proximal problem itself, where weights and steps shrink together."""
     rng = np.random.default_rng(13)
+    distances = jax.jit(case.make(0.3).optimality)
     for _ in range(5):
         step = 10.0 ** rng.uniform(-8, 2, size=SHAPE)
         x = rng.normal(size=SHAPE) * step
         point = prox(case, x, step, 0.3)
-        tree = {"layer": {"kernel": jnp.asarray(point), "bias": jnp.ones(SHAPE[1])}}
-        slope = {"layer": {"kernel": jnp.asarray((point - x) / step), "bias": jnp.zeros(SHAPE[1])}}
-        distance = case.make(0.3).optimality(tree, slope)["layer"]["kernel"]
+        distance = distances(at(point), at((point - x) / step, bias=0.0))["layer"]["kernel"]
         np.testing.assert_allclose(distance, 0, atol=1e-9)
 
 
@@ -213,40 +222,36 @@ def test_nan_comes_through(case: PenaltyCase) -> None:
 @in_its_widest_form(PENALTIES)
 def test_derivatives_where_nothing_is_shrunk(case: PenaltyCase, per_element: bool) -> None:
     """At step 0 the prox is the identity, also to differentiation, zeros included."""
-    x = draw(15)
+    x, along = draw(15), draw(16)
     x[:, 0] = 0.0
-    step = jnp.zeros(SHAPE) if per_element else 0.0
-    sizes = {"layer": {"kernel": step, "bias": 0.0}} if per_element else step
+    step = np.zeros(SHAPE) if per_element else 0.0
 
     @jax.jit
-    def moved(strength: jax.Array, w: jax.Array, sizes: Any) -> jax.Array:
-        tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
-        return case.make(strength).prox(tree, sizes)["layer"]["kernel"]
+    def derivatives(strength: jax.Array, x: jax.Array, along: jax.Array, step: jax.Array) -> Any:
+        def move(strength: jax.Array, w: jax.Array) -> jax.Array:
+            return case.make(strength).prox(at(w), sizes_of(step))["layer"]["kernel"]
 
-    def move(strength: jax.Array, w: jax.Array) -> jax.Array:
-        return moved(strength, w, sizes)  # no constant, around which XLA may round otherwise
+        primals, tangents = (strength, x), (jnp.ones_like(strength), along)
+        return jax.jvp(move, primals, tangents), jax.grad(lambda s: move(s, x).sum())(strength)
 
-    along = jnp.asarray(draw(16))
-    out, slope = jax.jvp(move, (jnp.asarray(STRENGTH), jnp.asarray(x)), (jnp.asarray(1.0), along))
+    (out, slope), backward = derivatives(STRENGTH, x, along, step)
     np.testing.assert_array_equal(out, x)
     np.testing.assert_allclose(slope, along, atol=1e-12)
-    chex.assert_tree_all_finite(jax.grad(lambda s: move(s, jnp.asarray(x)).sum())(STRENGTH))
+    assert np.isfinite(backward)
 
 
 @pytest.mark.usefixtures("x64")
 @in_its_widest_form(PENALTIES)
 def test_second_derivative_in_strength(case: PenaltyCase, per_element: bool) -> None:
     x = draw(17, 3.0)
-    step = jnp.asarray(np.maximum(steps_per_element(18), 1e-3) if per_element else 0.3)
-    sizes = {"layer": {"kernel": step, "bias": 1.0}} if per_element else step
+    step = np.maximum(steps_per_element(18), 1e-3) if per_element else 0.3
 
-    def total(strength: jax.Array) -> jax.Array:
-        tree = {"layer": {"kernel": jnp.asarray(x), "bias": jnp.ones(SHAPE[1])}}
-        return jnp.sum(case.make(strength).prox(tree, sizes)["layer"]["kernel"] ** 2)
+    def total(strength: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.sum(case.make(strength).prox(at(x), sizes_of(step))["layer"]["kernel"] ** 2)
 
-    slope, small = jax.jit(jax.grad(total)), 1e-6
-    difference = (slope(STRENGTH + small) - slope(STRENGTH - small)) / (2 * small)
-    np.testing.assert_allclose(jax.jit(jax.grad(slope))(STRENGTH), difference, rtol=1e-5, atol=1e-6)
+    slopes, small = jax.jit(jax.value_and_grad(jax.grad(total))), 1e-6
+    (before, _), (_, curvature), (after, _) = (slopes(STRENGTH + move, step) for move in (-small, 0.0, small))
+    np.testing.assert_allclose(curvature, (after - before) / (2 * small), rtol=1e-5, atol=1e-6)
 
 
 @every
@@ -261,23 +266,17 @@ def test_zeros_and_ties_and_equal_groups(case: PenaltyCase) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@every
-def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase) -> None:
+@in_its_widest_form(PENALTIES)
+def test_prox_is_differentiable_in_strength_and_steps(case: PenaltyCase, per_element: bool) -> None:
     x = draw(11, 2.0)
     x[:, 0] = 0.0  # a dead group and dead elements
     x[0, 1] = 0.0
+    step = steps_per_element(12) if per_element else 0.5
 
-    @jax.jit
     def total(strength: jax.Array, w: jax.Array, step: jax.Array) -> jax.Array:
-        penalty = case.make(strength)
-        sizes = {"layer": {"kernel": step, "bias": 1.0}} if jnp.ndim(step) else step
-        tree = {"layer": {"kernel": w, "bias": jnp.ones(SHAPE[1])}}
-        return jnp.sum(penalty.prox(tree, sizes)["layer"]["kernel"] ** 2)
+        return jnp.sum(case.make(strength).prox(at(w), sizes_of(step))["layer"]["kernel"] ** 2)
 
-    steps = (jnp.asarray(0.5), jnp.asarray(steps_per_element(12)))
-    for step in steps[: 1 + case.per_element]:
-        grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(STRENGTH, jnp.asarray(x), step)
-        chex.assert_tree_all_finite(grads)
-        small = 1e-6
-        slope = (total(STRENGTH + small, x, step) - total(STRENGTH - small, x, step)) / (2 * small)
-        np.testing.assert_allclose(grads[0], slope, rtol=1e-5, atol=1e-6)
+    both, small = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))), 1e-6
+    (before, _), (_, slopes), (after, _) = (both(STRENGTH + move, x, step) for move in (-small, 0.0, small))
+    chex.assert_tree_all_finite(slopes)
+    np.testing.assert_allclose(slopes[0], (after - before) / (2 * small), rtol=1e-5, atol=1e-6)

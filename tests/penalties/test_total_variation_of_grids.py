@@ -95,11 +95,12 @@ def test_float32_with_an_outlier_keeps_the_stated_error() -> None:
 @x64
 def test_three_axes_and_the_axes_of_a_stack() -> None:
     x = draw(6, (3, 4, 2))
-    for axes in ((0, 1, 2), (2, 0), (-1, 1)):
-        point = jaxreg.total_variation(0.4, axes).prox({"w": x}, 1.0)["w"]
-        np.testing.assert_allclose(point, reference(x, 0.4, axes), atol=1e-13)
+    for axes in ((0, 1, 2), (-1, 0)):
+        penalty = jaxreg.total_variation(0.4, axes)
+        found, point = jax.jit(lambda w, penalty=penalty: (penalty(w), penalty.prox(w, 1.0)))({"w": x})
+        np.testing.assert_allclose(point["w"], reference(x, 0.4, axes), atol=1e-13)
         value = 0.4 * np.abs(differences(x.shape, axes) @ x.ravel()).sum()
-        np.testing.assert_allclose(jaxreg.total_variation(0.4, axes)({"w": x}), value, rtol=1e-14)
+        np.testing.assert_allclose(found, value, rtol=1e-14)
 
 
 @x64

@@ -1,5 +1,9 @@
 """Each value against its formula, and its gradient where zeros are."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,13 +21,24 @@ def draw(seed: int, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=SHAPE) * scale
 
 
+@functools.cache
+def compiled(case: PenaltyCase) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Value and gradient, compiled once for all laws of this file."""
+
+    @jax.jit
+    def both(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = case.make(STRENGTH)(parameters(kernel))
+        return found, jax.grad(lambda k: jnp.real(case.make(STRENGTH)(parameters(k))))(kernel)
+
+    return both
+
+
 def value(case: PenaltyCase, w: np.ndarray) -> jax.Array:
-    return case.make(STRENGTH)(parameters(jnp.asarray(w)))
+    return compiled(case)(w)[0]
 
 
 def gradient(case: PenaltyCase, w: np.ndarray) -> np.ndarray:
-    penalty, bias = case.make(STRENGTH), jnp.ones(SHAPE[1])
-    return np.asarray(jax.grad(lambda k: penalty({"layer": {"kernel": k, "bias": bias}}))(jnp.asarray(w)))
+    return np.asarray(compiled(case)(w)[1])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +82,7 @@ def test_no_push_and_no_nan_at_zeros(case: PenaltyCase, dtype: np.dtype) -> None
     w[2, :] = 0
     w[4, 3] = 0
     for leaf in (w, np.zeros(SHAPE, dtype)):
-        slope = np.asarray(jax.grad(lambda k: jnp.real(value(case, k)))(jnp.asarray(leaf)), np.complex64)
+        slope = gradient(case, leaf).astype(np.complex64)
         assert np.all(np.isfinite(slope))
         if not case.pushes_zeros:
             np.testing.assert_array_equal(slope[leaf == 0], 0)
@@ -95,16 +110,20 @@ def test_norms_reach_over_the_whole_range_of_floats(case: PenaltyCase) -> None:
 @pytest.mark.usefixtures("x64")
 def test_derivative_in_strength_is_the_penalty_per_strength(case: PenaltyCase) -> None:
     w = parameters(jnp.asarray(draw(6)))
-    slope = jax.grad(lambda s: case.make(s)(w))(STRENGTH)
-    small = 1e-5
-    difference = (case.make(STRENGTH + small)(w) - case.make(STRENGTH - small)(w)) / (2 * small)
-    np.testing.assert_allclose(slope, difference, rtol=1e-8)
+    both, small = jax.jit(jax.value_and_grad(lambda s: case.make(s)(w))), 1e-5
+    difference = (both(STRENGTH + small)[0] - both(STRENGTH - small)[0]) / (2 * small)
+    np.testing.assert_allclose(both(STRENGTH)[1], difference, rtol=1e-8)
 
 
 def test_scale_is_a_larger_strength(case: PenaltyCase) -> None:
     w = parameters(jnp.asarray(draw(7), jnp.float32))
-    scaled, made = case.make(STRENGTH).scale(2.5), case.make(STRENGTH * 2.5)
-    chex.assert_trees_all_close(scaled(w), made(w), rtol=1e-6)
-    chex.assert_trees_all_close(scaled.prox(w, 0.3), made.prox(w, 0.3), atol=1e-6)
-    traced = jax.jit(lambda factor: case.make(STRENGTH).scale(factor)(w))(2.5)
-    chex.assert_trees_all_close(traced, made(w), rtol=1e-6)
+
+    @jax.jit
+    def both(factor: jax.Array) -> Any:
+        scaled, made = case.make(STRENGTH).scale(2.5), case.make(STRENGTH * 2.5)
+        traced = case.make(STRENGTH).scale(factor)
+        return [(penalty(w), penalty.prox(w, 0.3)) for penalty in (scaled, traced, made)]
+
+    *scaled, made = both(2.5)
+    for one in scaled:
+        chex.assert_trees_all_close(one, made, rtol=1e-6, atol=1e-6)
