@@ -6,6 +6,7 @@ prox at step size 0.4.
 """
 
 import argparse
+import inspect
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,17 +17,12 @@ import numpy as np
 from common import BLUE, GREY, ORANGE, new_figure, parser, save
 
 import jaxreg
-from jaxreg import groups
+from jaxreg import groups, penalties
 
 COLUMNS = 6
 CURVES: dict[str, jaxreg.Penalty] = {
-    "l1": jaxreg.l1(1.0),
     "l2": jaxreg.l2(0.5),
     "elastic_net": jaxreg.elastic_net(1.0, 0.5),
-    "huber": jaxreg.huber(1.0, 1.0),
-    "l0": jaxreg.l0(1.0),
-    "l_half": jaxreg.l_half(1.0),
-    "l_two_thirds": jaxreg.l_two_thirds(1.0),
     "mcp": jaxreg.mcp(1.0, 2.0),
     "scad": jaxreg.scad(0.7, 2.5),
     "log_sum": jaxreg.log_sum(1.0, 0.5),
@@ -34,8 +30,8 @@ CURVES: dict[str, jaxreg.Penalty] = {
     "l1_sp": jaxreg.l1_sp(1.0, 0.75),
     "l2_sp": jaxreg.l2_sp(0.5, 0.75),
     "box": jaxreg.box(-0.5, 2.0),
-    "non_negative": jaxreg.non_negative(),
 }
+USUAL = {"strength": 1.0, "delta": 1.0}
 
 
 class Plane(NamedTuple):
@@ -81,6 +77,19 @@ PLANES: dict[str, Plane] = {
 }
 
 
+def curves() -> dict[str, jaxreg.Penalty]:
+    """Those above, and before them all with no other arguments than the usual ones."""
+    found = {}
+    for name in sorted(set(penalties.__all__) - {"Penalty", "protected", *CURVES, *PLANES}):
+        arguments = inspect.signature(getattr(jaxreg, name)).parameters.values()
+        needed = [argument.name for argument in arguments if argument.default is argument.empty]
+        unusual = set(needed) - set(USUAL)
+        if unusual:
+            raise SystemExit(f"{name} needs {', '.join(sorted(unusual))}: give it a line in {__file__}.")
+        found[name] = getattr(jaxreg, name)(*(USUAL[argument] for argument in needed))
+    return found | CURVES
+
+
 def draw_curve(axes: Any, name: str, penalty: jaxreg.Penalty, points: int) -> None:
     x = np.linspace(-3, 3, points)
     axes.plot(x, x, color=GREY, linewidth=0.8, linestyle=":")
@@ -122,14 +131,15 @@ def draw_plane(axes: Any, name: str, plane: Plane, points: int) -> None:
 
 
 def draw(output: pathlib.Path, points: int) -> None:
-    pictures = len(CURVES) + len(PLANES)
+    lines = curves()
+    pictures = len(lines) + len(PLANES)
     rows = -(-pictures // COLUMNS)
     figure = new_figure(2.1 * COLUMNS, 2.1 * rows)
     grid = figure.subplots(rows, COLUMNS)
     for axes in grid.flat[pictures:]:
         axes.set_axis_off()
     drawn = iter(grid.flat)
-    for name, penalty in CURVES.items():
+    for name, penalty in lines.items():
         draw_curve(next(drawn), name, penalty, points)
     grid.flat[0].legend(loc="upper left", fontsize=7)
     for name, plane in PLANES.items():

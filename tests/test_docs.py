@@ -43,16 +43,6 @@ def test_api_pages_are_of_public_names_and_listed_once():
     assert sorted(listed()) == sorted(PUBLIC)
 
 
-def test_the_gallery_shows_every_penalty_and_constraint():
-    text = INDEX.read_text()
-    sections = text[text.index("## Penalties") : text.index("## Masks")]
-    functions = set(re.findall(r"^   ([a-z]\w*)$", sections, re.MULTILINE)) - {"protected"}
-    code = (INDEX.parents[2] / "examples" / "gallery.py").read_text()
-    assert set(re.findall(r'^    "(\w+)": (?:jaxreg|Plane)', code, re.MULTILINE)) == functions
-    page = (INDEX.parents[1] / "gallery.md").read_text()
-    assert {name for name in functions if name not in page} == set()
-
-
 def attribute_docstrings(module):
     """``{name: docstring}`` of the module's values that have a string below their assignment."""
     body = ast.parse(inspect.getsource(module)).body
