@@ -172,6 +172,7 @@ PENALTIES = [
         "capped_l1", jaxreg.capped_l1, lambda r, s: s * np.minimum(r, 0.7), cap=0.7, convex=False, flat=True
     ),
     _radial("huber", jaxreg.huber, huber, sparse=False, delta=0.6),
+    _radial("berhu", jaxreg.berhu, lambda r, s: s * np.where(r < 0.6, r, (r**2 + 0.36) / 1.2), delta=0.6),
     _radial("huber", jaxreg.huber, huber, groups.outputs(), sparse=False, delta=0.6),
     PenaltyCase(
         "hierarchical_group_lasso",

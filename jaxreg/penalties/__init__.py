@@ -1,6 +1,7 @@
 """What is penalised: value and proximal operator side by side, one file each."""
 
 from jaxreg.penalties.base import Penalty
+from jaxreg.penalties.berhu import berhu
 from jaxreg.penalties.box import box
 from jaxreg.penalties.capped_l1 import capped_l1
 from jaxreg.penalties.elastic_net import elastic_net
@@ -43,6 +44,7 @@ from jaxreg.penalties.unit_norm import unit_norm
 
 __all__ = [
     "Penalty",
+    "berhu",
     "box",
     "capped_l1",
     "elastic_net",
