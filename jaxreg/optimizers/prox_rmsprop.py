@@ -68,8 +68,10 @@ def prox_rmsprop(
         under a constant rate both are the same, under a decaying one optax's trace carries
         old rates, and no step size would be right. Centred, the denominator is a variance,
         which vanishes where gradients do not vary (full batches): raise ``eps`` there, and keep it
-        in the root, as optax's own update is NaN where rounding takes a variance below 0. See
-        :func:`jaxreg.prox_adam` on clipping.
+        in the root, as optax's own update is NaN where rounding takes a variance below 0. Centred and
+        with momentum, a step costs some 1.2x optax's on the CPU, where XLA reads both
+        moments once more; all other forms cost what optax's do. See :func:`jaxreg.prox_adam` on
+        clipping.
 
     References:
         Tieleman and Hinton, Lecture 6.5, RMSProp, 2012. Centred: Graves, Generating sequences with
