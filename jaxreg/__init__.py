@@ -1,7 +1,7 @@
 """jaxreg: functional regularization for JAX, with zeros that are exact."""
 
 from jaxreg import groups, masks
-from jaxreg.diagnostics import report, sparsity
+from jaxreg.diagnostics import describe_decay, report, sparsity
 from jaxreg.optimizers import (
     adabreg,
     fista,
@@ -69,7 +69,14 @@ from jaxreg.penalties import (
     total_variation,
     unit_norm,
 )
-from jaxreg.transforms import add_penalty, proximal, proximal_group_lasso, proximal_l1, weight_decay
+from jaxreg.transforms import (
+    add_penalty,
+    decayed_like,
+    proximal,
+    proximal_group_lasso,
+    proximal_l1,
+    weight_decay,
+)
 from jaxreg.tuning import strength_max
 
 __version__ = "0.1.0"
@@ -80,6 +87,8 @@ __all__ = [
     "add_penalty",
     "box",
     "capped_l1",
+    "decayed_like",
+    "describe_decay",
     "elastic_net",
     "exclusive_lasso",
     "fista",

@@ -159,7 +159,8 @@ def checked_rule(
         target_norm = check_number_tree(target_norm, "target_norm", owner)
     elif groups is not None:
         raise ValueError(
-            f"The 'groups' parameter of {owner} says whose norm 'target_norm' is, and needs it. Got {groups!r}."
+            f"The 'groups' parameter of {owner} says whose norm 'target_norm' is, and needs it. "
+            f"Got {groups!r}."
         )
     return DecayRule(
         owner,
@@ -187,7 +188,8 @@ def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: A
     check_number(largest, "max_learning_rate", owner, open_low=True)
     if learning_rate is None:
         raise ValueError(
-            f"The 'max_learning_rate' parameter of {owner} needs 'learning_rate'. Got {largest!r} without one."
+            f"The 'max_learning_rate' parameter of {owner} needs 'learning_rate'. "
+            f"Got {largest!r} without one."
         )
     numbers = (learning_rate, largest)
     if not any(callable(number) or isinstance(number, Tracer) for number in numbers):

@@ -93,12 +93,12 @@ def _message(rule: DecayRule, rounding: str | None, flat: FlatTree, lost: dict[i
     also = f" (and {len(others)} more {'leaf' if len(others) == 1 else 'leaves'})" if others else ""
     narrow = is_narrow(flat.leaves[first]) and not rounding
     remedy = (
-        f"Pass rounding='stochastic' or rounding='compensated' to {rule.owner}, or keep parameters in float32."
+        f"Pass rounding='stochastic' or 'compensated' to {rule.owner}, or keep the parameters in float32."
         if narrow
         else "A larger strength or learning rate, or wider parameters, would reach them."
     )
     return (
-        f"Where gradients are small, the weight decay of '{flat.paths[first]}'{also} is lost: a step takes a share "
-        f"of {lost[first]:.1e} of a weight, and neighbouring numbers of {np.dtype(info.dtype).name} are up to "
-        f"{float(info.eps):.1e} apart, of which a change must be half. {remedy}"
+        f"Where gradients are small, the weight decay of '{flat.paths[first]}'{also} is lost: a step takes "
+        f"a share of {lost[first]:.1e} of a weight, which is less than half the distance to the next "
+        f"{np.dtype(info.dtype).name} number. {remedy}"
     )

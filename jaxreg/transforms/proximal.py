@@ -55,9 +55,9 @@ def proximal(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; its state is a count, and with rounding a PRNG
-        key or the remainders. An update has the wider dtype of parameter and incoming update (float32 for
-        float32 parameters and bfloat16 gradients, and with rounding). Leaves that the penalty does not reach, and leaves whose
-        update is ``None``, pass through.
+        key or the remainders. An update has the wider dtype of parameter and incoming update
+        (float32 for float32 parameters and bfloat16 gradients, and with rounding). Leaves that the
+        penalty does not reach, and leaves whose update is ``None``, pass through.
 
     Raises:
         TypeError, ValueError: for bad arguments; at ``update``, if ``params`` is None.
@@ -100,9 +100,7 @@ def proximal(
         return begin_rounding(rounding, seed, flatten(params), penalty.touched)
 
     def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, Any]]:
-        def run(
-            updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
-        ) -> tuple[PyTree, Any]:
+        def run(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
             del extra_args
             require_params(params)
             rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")

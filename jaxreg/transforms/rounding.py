@@ -117,7 +117,7 @@ def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> t
 
 
 def round_up_by_chance(x: Any, dtype: Any, noise: Any) -> Any:
-    """x on one of the two neighbouring numbers of a dtype, such that its mean is x.
+    """One of the two neighbours that x has among the numbers of a dtype, by chance: its mean is x.
 
     Args:
         x: an array of float32 (or wider: it is rounded to that first).
@@ -136,7 +136,7 @@ def round_up_by_chance(x: Any, dtype: Any, noise: Any) -> Any:
 
 
 def round_and_remember(x: Any, dtype: Any) -> tuple[Any, Any]:
-    """x on the nearest number of a dtype, in float32, and the rest in units that ``recall`` reads."""
+    """The number of a dtype that is nearest to x, in float32, and the rest as ``recall`` reads it."""
     x = cast(x, jnp.float32)
     nearest = lax.round(x / _spacing(x, dtype), lax.RoundingMethod.TO_NEAREST_EVEN) * _spacing(x, dtype)
     rounded = _replaced(x, nearest, dtype)

@@ -184,9 +184,7 @@ def weight_decay(
         return begun(begin, params)
 
     def advance(finish: Any) -> Any:
-        def run(
-            updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
-        ) -> tuple[PyTree, Any]:
+        def run(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
             del extra_args
             require_params(params)
             flat = flatten(params)
