@@ -15,8 +15,8 @@ from jaxreg.tree import FlatTree, PyTree, cast, is_inexact, upcast
 
 STOCHASTIC, COMPENSATED = "stochastic", "compensated"
 REMAINDER = jnp.int16
-UNITS = 2.0**15
-"""Remainders are whole numbers of this part of half a spacing: together with bfloat16, all of float32."""
+PARTS = 2.0**16
+"""Remainders are counted in this part of a spacing: with bfloat16 that makes all the bits of float32."""
 TINY = 2.0**-100
 """Below it the spacing is computed in denormals, which CPUs take for 0: rounded to the nearest."""
 
@@ -89,14 +89,8 @@ def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTr
     return updates_to(flat, moves, points)
 
 
-def _recalled(leaf: Any, remainder: Any) -> Any:
-    if remainder is None:
-        return leaf
-    wide = upcast(leaf)
-    # A weight that is zero is exactly zero, also where somebody else has set it to that.
-    usable = jnp.abs(wide) >= TINY
-    rest = remainder.astype(wide.dtype) * (_spacing(wide, leaf.dtype) / (2 * UNITS))
-    return wide + jnp.where(usable, rest, 0.0)
+def _recalled(leaf: Any, parts: Any) -> Any:
+    return leaf if parts is None else remembered(upcast(leaf), parts, leaf.dtype)
 
 
 def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> tuple[Leaves, RoundedState]:
@@ -136,22 +130,36 @@ def round_up_by_chance(x: Any, dtype: Any, noise: Any) -> Any:
 
 
 def round_and_remember(x: Any, dtype: Any) -> tuple[Any, Any]:
-    """The number of a dtype that is nearest to x, in float32, and the rest as ``recall`` reads it."""
+    """The number of a dtype that is nearest to x, in float32, and the rest in parts of its spacing."""
     x = cast(x, jnp.float32)
-    nearest = lax.round(x / _spacing(x, dtype), lax.RoundingMethod.TO_NEAREST_EVEN) * _spacing(x, dtype)
-    rounded = _replaced(x, nearest, dtype)
+    spacing = _spacing(x, dtype)
+    # Halves go up: the rest is then at least -1/2 and below 1/2, and fits. (To even, it may be 1/2.)
+    rounded = _replaced(x, jnp.floor(x / spacing + 0.5) * spacing, dtype)
     # Not x - x.astype(dtype): XLA may leave out a cast to fewer bits and back, and the rest with it.
-    rest = (x - lax.stop_gradient(rounded)) / _spacing(rounded, dtype) * (2 * UNITS)
+    rest = x - lax.stop_gradient(rounded)
+    parts = rest / _spacing(rounded, dtype, beside=rest) * PARTS
     usable = jnp.isfinite(rest) & (jnp.abs(rounded) >= TINY)
-    rest = jnp.clip(jnp.where(usable, rest, 0.0), -UNITS, UNITS - 1)
-    return rounded, lax.round(rest, lax.RoundingMethod.TO_NEAREST_EVEN).astype(REMAINDER)
+    return rounded, jnp.where(usable, parts, 0.0).astype(REMAINDER)
 
 
-def _spacing(x: Any, dtype: Any) -> Any:
-    """The distance of neighbouring numbers of a dtype around x, a power of two."""
+def remembered(rounded: Any, parts: Any, dtype: Any) -> Any:
+    """The number, in float32, that :func:`round_and_remember` took apart."""
+    # A weight that is zero is exactly zero, also where somebody else has set it to that.
+    parts = jnp.where(jnp.abs(rounded) >= TINY, parts.astype(rounded.dtype), 0.0)
+    return rounded + parts * (_spacing(rounded, dtype, beside=parts) / PARTS)
+
+
+def _spacing(x: Any, dtype: Any, beside: Any = None) -> Any:
+    """The distance of neighbouring numbers of a dtype around x, a power of two.
+
+    At a power of two it is half as large on the side of zero: ``beside`` has the sign of the side meant.
+    """
     info = jnp.finfo(dtype)
-    exponent = lax.bitcast_convert_type(lax.stop_gradient(x), jnp.uint32) & jnp.uint32(0x7F800000)
-    power = lax.bitcast_convert_type(exponent, jnp.float32)
+    bits = lax.bitcast_convert_type(lax.stop_gradient(x), jnp.uint32)
+    power = lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)
+    if beside is not None:
+        inward = (bits & jnp.uint32(0x007FFFFF) == 0) & (jnp.signbit(x) != jnp.signbit(beside))
+        power = jnp.where(inward, power / 2, power)
     return jnp.maximum(power * float(info.eps), float(info.smallest_subnormal))
 
 
