@@ -50,9 +50,13 @@ class DecayDescription:
             from rich.table import Table
         except ImportError as error:
             raise ImportError("A rich table needs the extra 'tables': pip install jaxreg[tables]") from error
-        table = Table(title="Weight decay", caption=escape(self.summary), box=SIMPLE_HEAD)
+        table = Table(
+            title="Weight decay", caption=escape(self.summary), box=SIMPLE_HEAD, collapse_padding=True
+        )
         for position, header in enumerate(HEADERS):
-            table.add_column(header, justify="right" if position in (3, 4) else "left")
+            # Paths and numbers stay whole in 80 columns.
+            side = "right" if position in (3, 4) else "left"
+            table.add_column(header.replace(" ", "\n"), justify=side, no_wrap=position < 5)
         for row in self.rows:
             table.add_row(*map(escape, _cells(row)), style="dim" if row.strength == 0 else "")
         return table
