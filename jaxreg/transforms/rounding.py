@@ -11,7 +11,7 @@ from jax import lax
 from jaxreg.arguments import check_whole_number
 from jaxreg.penalties.base import Leaves
 from jaxreg.transforms.new_parameters import updates_to
-from jaxreg.tree import FlatTree, PyTree, cast, is_inexact, upcast
+from jaxreg.tree import FlatTree, PyTree, cast, is_absent, is_inexact, upcast
 
 STOCHASTIC, COMPENSATED = "stochastic", "compensated"
 REMAINDER = jnp.int16
@@ -25,7 +25,7 @@ class RoundedState(NamedTuple):
     """The count of updates, and what rounding carries to the next one.
 
     ``key`` is the raw data of a PRNG key, an array of unsigned integers like any other; ``remainders``
-    has the structure of the parameters, with None where nothing is rounded.
+    has the structure of the parameters, with the scalar 0 where nothing is rounded.
     """
 
     count: jax.typing.ArrayLike
@@ -63,10 +63,12 @@ def begin_rounding(
         return RoundedState(count, key=jax.random.key_data(jax.random.key(seed)))
     # Of optax's placeholder for parameters there is nothing to choose.
     chosen = choose(flat) if flat.has_floating else ()
-    remainders = [
-        jnp.zeros_like(leaf, REMAINDER) if index in chosen and is_narrow(leaf) else None
-        for index, leaf in enumerate(flat.leaves)
-    ]
+    remainders = []
+    for index, leaf in enumerate(flat.leaves):
+        kept = index in chosen and is_narrow(leaf)
+        # Where there is nothing a scalar, for nnx.Optimizer cannot hold a hole, nor orbax an empty array.
+        none = leaf if is_absent(leaf) else jnp.zeros((), REMAINDER)
+        remainders.append(jnp.zeros_like(leaf, REMAINDER) if kept else none)
     return RoundedState(count, remainders=flat.rebuild(remainders))
 
 
@@ -90,7 +92,7 @@ def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTr
 
 
 def _recalled(leaf: Any, parts: Any) -> Any:
-    return leaf if parts is None else remembered(upcast(leaf), parts, leaf.dtype)
+    return remembered(upcast(leaf), parts, leaf.dtype) if is_narrow(leaf) else leaf
 
 
 def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> tuple[Leaves, RoundedState]:

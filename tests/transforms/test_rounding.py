@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from flax import nnx
 from helpers import apply, assert_close, assert_same_bits, gradients, parameters
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -255,6 +256,39 @@ def test_its_state_is_arrays_to_optax(rounding):
     kept = jax.tree.map(np.array, (actual, state.inner_state))
     after, state = step({"kernel": jnp.full((4, 3), jnp.nan)}, state, actual)
     assert_same_bits((after, state.inner_state), kept)
+
+
+class Narrow(nnx.Module):
+    """A layer in bfloat16, and a norm in float32 after it."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.linear = nnx.Linear(4, 3, rngs=rngs, param_dtype=jnp.bfloat16)
+        self.norm = nnx.LayerNorm(3, rngs=rngs)
+
+
+@both
+def test_nnx_optimizer_with_parameters_of_two_widths(rounding):
+    model = Narrow()
+    link = jaxreg.weight_decay(1e-3, mask=masks.weights, rounding=rounding)
+    optimizer = nnx.Optimizer(model, link, wrt=nnx.Param)
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    expected, _ = jax.jit(apply(link))(jax.tree.map(jnp.zeros_like, before), link.init(before), before)
+    assert_same_bits(nnx.to_pure_dict(nnx.state(model, nnx.Param)), expected)
+
+
+@both
+def test_small_thresholds_shrink_and_reach_zero(rounding):
+    # 100 steps of 1e-4: lost in bfloat16 for weights of 1, enough to kill those of 0.005.
+    weights = jnp.asarray(np.repeat([1.0, 0.005, 0.0], [2000, 20, 20]), jnp.bfloat16)
+    link = jaxreg.proximal(jaxreg.l1(1e-4), 1.0, rounding=rounding)
+    after, _ = repeated(link, weights, 100)
+    after = np.asarray(after, np.float64)
+    np.testing.assert_allclose(after[:2000].mean(), 0.99, rtol=2e-3)
+    np.testing.assert_array_equal(after[2000:], 0.0)
+    lost, _ = repeated(jaxreg.proximal(jaxreg.l1(1e-4), 1.0), weights, 100)
+    np.testing.assert_array_equal(np.asarray(lost[:2000], np.float64), 1.0)
 
 
 @both
