@@ -20,6 +20,9 @@ from jaxreg.transforms.multipliers import Multipliers, checked_multipliers
 from jaxreg.transforms.new_parameters import rate_at
 from jaxreg.tree import FlatTree, PyTree, as_real, is_complex, is_inexact, spread
 
+SAME = 1e-6
+"""How far the same number may differ in float32 and in double precision."""
+
 
 class Part(NamedTuple):
     """What the arguments say of one leaf."""
@@ -130,7 +133,7 @@ class DecayRule:
             raise ValueError(
                 f"The 'toward' parameter of {self.owner} is complex at '{path}', and the parameter is not."
             )
-        return jnp.asarray(given, jnp.promote_types(leaf.dtype, jnp.float32))
+        return jnp.asarray(given, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
 def checked_rule(
@@ -191,9 +194,13 @@ def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: A
             f"The 'max_learning_rate' parameter of {owner} needs 'learning_rate'. "
             f"Got {largest!r} without one."
         )
-    numbers = (learning_rate, largest)
-    if not any(callable(number) or isinstance(number, Tracer) for number in numbers):
-        check_number(learning_rate, "learning_rate", owner, high=float(largest))
+    if any(callable(number) or isinstance(number, Tracer) for number in (learning_rate, largest)):
+        return
+    if float(learning_rate) > float(largest) * (1 + SAME):
+        raise ValueError(
+            f"The 'learning_rate' parameter of {owner} must be at most 'max_learning_rate', "
+            f"{float(largest):g}. Got {float(learning_rate):g}."
+        )
 
 
 def _check_reference(owner: str, toward: PyTree, target_norm: PyTree) -> None:

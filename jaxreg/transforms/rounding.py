@@ -103,7 +103,7 @@ def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> t
         key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
         for index in narrow:
             # Of a key that split made, not of the one it split: those two would be the same.
-            noise = jax.random.uniform(jax.random.fold_in(draw, index), np.shape(points[index]))
+            noise = jax.random.uniform(jax.random.fold_in(draw, index), np.shape(points[index]), jnp.float32)
             points[index] = round_up_by_chance(points[index], flat.leaves[index].dtype, noise)
         return points, RoundedState(count, key=jax.random.key_data(key))
     remainders = flat.align(state.remainders, "the remainders in the state")

@@ -291,6 +291,18 @@ def test_small_thresholds_shrink_and_reach_zero(rounding):
     np.testing.assert_array_equal(np.asarray(lost[:2000], np.float64), 1.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_decay_of_zero_rounds_for_a_proximal_optimizer(dtype):
+    weights = jnp.asarray(np.repeat([1.0, 0.005, 0.0], [2000, 20, 20]), jnp.bfloat16)
+    inner = jaxreg.prox_sgd(1e-3, jaxreg.l1(0.1))
+    optimizer = optax.chain(inner, jaxreg.weight_decay(0.0, rounding="stochastic"))
+    cast = optax.stateless(lambda updates, _: updates.astype(dtype))
+    after, _ = repeated(optax.chain(cast, optimizer), weights, 100)
+    after = np.asarray(after, np.float64)
+    np.testing.assert_allclose(after[:2000].mean(), 0.99, rtol=2e-3)
+    np.testing.assert_array_equal(after[2000:], 0.0)
+
+
 @both
 def test_it_keeps_shards(rounding):
     mesh = jax.make_mesh((8,), ("x",))

@@ -212,7 +212,7 @@ BAD = [
     (
         {"strength": 0.1, "learning_rate": 0.2, "max_learning_rate": 0.1},
         ValueError,
-        "The 'learning_rate' parameter of weight_decay must be a number in [0, 0.1]. Got 0.2.",
+        "The 'learning_rate' parameter of weight_decay must be at most 'max_learning_rate', 0.1. Got 0.2.",
     ),
     (
         {"strength": 0.1, "corrected": masks.weights},
