@@ -89,6 +89,9 @@ class DecayRule:
             rate = rate_at(rate, count, self.owner, "learning_rate")
         found = {}
         for index, part in self.parts(flat, chosen).items():
+            if isinstance(part.multiplier, int | float) and part.multiplier == 0:
+                found[index] = 0.0  # also of a schedule
+                continue
             share = strength if callable(part.strength) else part.strength
             if part.multiplier is not None:
                 share = share * part.multiplier

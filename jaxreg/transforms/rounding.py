@@ -25,7 +25,7 @@ class RoundedState(NamedTuple):
     """The count of updates, and what rounding carries to the next one.
 
     ``key`` is the raw data of a PRNG key, an array of unsigned integers like any other; ``remainders``
-    has the structure of the parameters, with the scalar 0 where nothing is rounded.
+    has the structure of the parameters, with None where nothing is rounded.
     """
 
     count: jax.typing.ArrayLike
@@ -66,8 +66,9 @@ def begin_rounding(
     remainders = []
     for index, leaf in enumerate(flat.leaves):
         kept = index in chosen and is_narrow(leaf)
-        # Where there is nothing a scalar, for nnx.Optimizer cannot hold a hole, nor orbax an empty array.
-        none = leaf if is_absent(leaf) else jnp.zeros((), REMAINDER)
+        # A hole where there is nothing, and no scalar: what is mapped like the parameters, as their
+        # shardings are, must have their shapes.
+        none = leaf if is_absent(leaf) else None
         remainders.append(jnp.zeros_like(leaf, REMAINDER) if kept else none)
     return RoundedState(count, remainders=flat.rebuild(remainders))
 
@@ -92,7 +93,7 @@ def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTr
 
 
 def _recalled(leaf: Any, parts: Any) -> Any:
-    return remembered(upcast(leaf), parts, leaf.dtype) if is_narrow(leaf) else leaf
+    return leaf if is_absent(parts) else remembered(upcast(leaf), parts, leaf.dtype)
 
 
 def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> tuple[Leaves, RoundedState]:

@@ -10,7 +10,7 @@ import optax
 import orbax.checkpoint
 import pytest
 from flax import nnx
-from helpers import apply, assert_close, assert_same_bits, gradients, parameters
+from helpers import apply, assert_close, assert_same_bits, gradients, installed, parameters
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxreg
@@ -267,7 +267,8 @@ class Narrow(nnx.Module):
         self.norm = nnx.LayerNorm(3, rngs=rngs)
 
 
-@both
+# nnx.Optimizer before flax 0.12 cannot wrap a state with holes, as there are for float32 parameters.
+@pytest.mark.parametrize("rounding", KINDS if installed("flax", "0.12.0") else ["stochastic"])
 def test_nnx_optimizer_with_parameters_of_two_widths(rounding):
     model = Narrow()
     link = jaxreg.weight_decay(1e-3, mask=masks.weights, rounding=rounding)

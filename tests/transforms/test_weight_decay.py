@@ -279,3 +279,14 @@ UNFIT = [
 def test_what_does_not_fit_is_refused_at_init(given, words):
     with pytest.raises(ValueError, match=words):
         jaxreg.weight_decay(**{"strength": 0.1, **given}).init(parameters())
+
+
+def test_a_multiplier_of_zero_touches_no_bit():
+    params, [grads] = parameters(), gradients(1)
+    params["layer"]["bias"] = jnp.array([jnp.inf, -1.0, jnp.nan])
+    grads["layer"]["bias"] = jnp.array([-0.0, -0.0, 1.0])
+    decay = jaxreg.weight_decay(
+        0.1, learning_rate=optax.constant_schedule(0.1), multipliers={"**/kernel": 1, "**": 0}
+    )
+    updates, _ = decay.update(grads, decay.init(params), params)
+    assert_same_bits(updates["layer"]["bias"], grads["layer"]["bias"])
