@@ -207,7 +207,8 @@ def decayed(
     """The updates with the decay in them; with ``exact`` parameters, also where narrow ones should go."""
     moves = flat.align(updates, "updates")
     chosen = [index for index in rule.mask.indices(flat) if is_inexact(moves[index])]
-    wide = {index: upcast(leaf) for index, leaf in enumerate(exact or flat.leaves) if index in set(chosen)}
+    leaves = flat.leaves if exact is None else exact
+    wide = {index: upcast(leaves[index]) for index in chosen}
     shares = rule.shares(flat, chosen, count)
     distances = rule.distances(flat, wide)
     points = {}
