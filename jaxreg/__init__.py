@@ -1,7 +1,7 @@
 """jaxreg: functional regularization for JAX, with zeros that are exact."""
 
 from jaxreg import groups, masks, penalties
-from jaxreg.diagnostics import report, sparsity
+from jaxreg.diagnostics import describe_decay, report, sparsity
 from jaxreg.optimizers import (
     adabreg,
     fista,
@@ -28,7 +28,14 @@ from jaxreg.optimizers import (
     step,
 )
 from jaxreg.penalties import *  # noqa: F403 - the list of penalties stands there, and only there
-from jaxreg.transforms import add_penalty, proximal, proximal_group_lasso, proximal_l1, weight_decay
+from jaxreg.transforms import (
+    add_penalty,
+    decayed_like,
+    proximal,
+    proximal_group_lasso,
+    proximal_l1,
+    weight_decay,
+)
 from jaxreg.tuning import strength_max
 
 __version__ = "0.1.0"
@@ -36,6 +43,8 @@ __version__ = "0.1.0"
 __all__ = [
     "adabreg",
     "add_penalty",
+    "decayed_like",
+    "describe_decay",
     "fista",
     "freeze_zeros",
     "ftrl",

@@ -56,11 +56,16 @@ def init_from(penalty: Penalty, begin: Callable[[PyTree], Any]) -> Callable[[PyT
 
     def init(params: PyTree) -> Any:
         check_fit(penalty.touched, params)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-            return jax.eval_shape(begin, params)
-        return begin(params)
+        return begun(begin, params)
 
     return init
+
+
+def begun(begin: Callable[[PyTree], Any], params: PyTree) -> Any:
+    """``begin(params)``, or its shapes where the parameters are shapes."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        return jax.eval_shape(begin, params)
+    return begin(params)
 
 
 def rate_at(rate: Any, count: Any, owner: str, name: str) -> Any:

@@ -11,13 +11,17 @@ from jaxreg.arguments import check_rate
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties import Penalty, group_lasso, l1
 from jaxreg.transforms.new_parameters import (
-    check_fit,
-    proximal_updates,
+    DirectTransformation,
+    init_from,
+    parameters_at,
+    proximal_point,
     rate_at,
     require_params,
     require_penalty,
+    updates_to,
 )
-from jaxreg.tree import PyTree
+from jaxreg.transforms.rounding import begin_rounding, check_rounding, recall, settle, updates_landing_on
+from jaxreg.tree import PyTree, flatten
 
 
 class ProximalState(NamedTuple):
@@ -27,7 +31,12 @@ class ProximalState(NamedTuple):
 
 
 def proximal(
-    penalty: Penalty, learning_rate: Any, *, strength_schedule: Any = None
+    penalty: Penalty,
+    learning_rate: Any,
+    *,
+    strength_schedule: Any = None,
+    rounding: str | None = None,
+    seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Apply a penalty's prox to the parameters that the chain is about to make. LAST in a chain.
 
@@ -40,12 +49,15 @@ def proximal(
             or an optax schedule, evaluated at the count before this update, from 0.
             Give it the schedule that scales the updates.
         strength_schedule: a schedule of factors on the penalty's strength; None for 1.
+        rounding: for parameters narrower than float32, ``"stochastic"`` or ``"compensated"``, so that
+            small steps and thresholds are not lost: as in :func:`jaxreg.weight_decay`.
+        seed: of stochastic rounding, a non-negative whole number.
 
     Returns:
-        An ``optax.GradientTransformationExtraArgs``; its state is a count. An update has the
-        wider dtype of parameter and incoming update (float32 for float32 parameters
-        and bfloat16 gradients). Leaves that the penalty does not reach, and leaves whose
-        update is ``None``, pass through.
+        An ``optax.GradientTransformationExtraArgs``; its state is a count, and with rounding a PRNG
+        key or the remainders. An update has the wider dtype of parameter and incoming update
+        (float32 for float32 parameters and bfloat16 gradients, and with rounding). Leaves that the
+        penalty does not reach, and leaves whose update is ``None``, pass through.
 
     Raises:
         TypeError, ValueError: for bad arguments; at ``update``, if ``params`` is None.
@@ -80,21 +92,33 @@ def proximal(
             f"Got {strength_schedule!r}."
         )
 
-    def init(params: PyTree) -> ProximalState:
-        check_fit(penalty.touched, params)
-        return ProximalState(jnp.zeros([], jnp.int32))
+    check_rounding(rounding, seed, "proximal")
 
-    def update(
-        updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
-    ) -> tuple[PyTree, ProximalState]:
-        del extra_args
-        require_params(params)
-        rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")
-        current = penalty if strength_schedule is None else penalty.scale(strength_schedule(state.count))
-        updates = proximal_updates(current, params, updates, rate)
-        return updates, ProximalState(optax.safe_increment(state.count))
+    def begin(params: PyTree) -> Any:
+        if rounding is None:
+            return ProximalState(jnp.zeros([], jnp.int32))
+        return begin_rounding(rounding, seed, flatten(params), penalty.touched)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, Any]]:
+        def run(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
+            del extra_args
+            require_params(params)
+            rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")
+            current = penalty if strength_schedule is None else penalty.scale(strength_schedule(state.count))
+            count = optax.safe_increment(state.count)
+            flat = flatten(params)
+            if rounding is None:
+                _, moves, points = proximal_point(current, params, updates, rate)
+                return finish(flat, moves, points), ProximalState(count)
+            exact = flat.rebuild(recall(state, flat))
+            _, moves, points = proximal_point(current, exact, updates, rate)
+            points, state = settle(state, flat, points, count)
+            return finish(flat, moves, points), state
+
+        return run
+
+    make_updates = updates_to if rounding is None else updates_landing_on
+    return DirectTransformation.make(init_from(penalty, begin), advance(make_updates), advance(parameters_at))
 
 
 def proximal_l1(
