@@ -93,9 +93,9 @@ def with_zeros(params: Any, groups_and_units: Iterable[tuple[Any, Sequence[int]]
 def missing_from(group: Any, unit: int, points: Sequence[Any], run: Run, exact: bool) -> list[str]:
     """What the gradients say against a group; nothing, if it is complete.
 
-    With a unit's producers zero, the weights whose gradient becomes exactly zero are those that feed only this
-    unit or read only it: they must be members. And what reads it must indeed read nothing but zeros. At one
-    point a rectified unit elsewhere may fall silent by chance; hardly at several random ones.
+    With a unit's producers zero, the weights whose gradient becomes exactly zero are those that feed only
+    this unit or read only it: they must be members. And what reads it must indeed read nothing but zeros.
+    At one point a rectified unit elsewhere may fall silent by chance; hardly at several random ones.
     """
     live: dict[str, Any] = {}
     silent: dict[str, Any] = {}

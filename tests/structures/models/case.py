@@ -92,8 +92,8 @@ def filled(shapes: Tree, seed: int = 0) -> Tree:
             array = rng.uniform(0.5, 1.5, size=shape)
         else:
             array = rng.normal(size=shape) / np.sqrt(max(np.prod(shape[:-1]), 5))
-            if len(shape) < 2:  # biases above zero, so that few rectified units are silent everywhere
-                array += 0.3
+            if "bias" in names:  # above zero, so that few rectified units are silent everywhere
+                array += 0.5
         leaves.append(array.astype(np.float32))
     return jax.device_put(jax.tree.unflatten(treedef, leaves))
 

@@ -287,7 +287,9 @@ CASES = [
     Case("depthwise_multiplier", _depthwise_multiplier, DEPTHWISE_MULTIPLIER),
     Case("group_norm", lambda: linen(GroupNorm(True), COLOURED), _group_norm(None)),
     Case(
-        "group_norm_of_deviations", lambda: linen(GroupNorm(False), COLOURED), _group_norm("sub|sum|mean|norm")
+        "group_norm_of_deviations",
+        lambda: linen(GroupNorm(False), COLOURED),
+        _group_norm("sub|sum|mean|norm"),
     ),
     Case(
         "weight_standardisation",

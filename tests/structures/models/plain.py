@@ -129,7 +129,9 @@ CASES = [
     Case("sigmoid_before_a_bias", _between(jax.nn.sigmoid), _middle()),
     Case("sigmoid_before_no_bias", _between(jax.nn.sigmoid, head=False), _middle(refused=r"0\.5|bias")),
     Case("softmax_of_features", _between(jax.nn.softmax), _middle(refused="exp|softmax|sum")),
-    Case("layer_norm_of_deviations", _between(_layer_norm_of_deviations), _middle(refused="sub|sum|mean|norm")),
+    Case(
+        "layer_norm_of_deviations", _between(_layer_norm_of_deviations), _middle(refused="sub|sum|mean|norm")
+    ),
     Case(
         "layer_norm_of_squares",
         _learned_layer_norm,

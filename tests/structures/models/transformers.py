@@ -4,10 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from structures.models.case import Case, Made, draw, filled, shape, tokens, unit
+from structures.models.case import Case, Made, dense, draw, filled, shape, tokens, unit
 from structures.models.convolutional import linen
 from structures.models.plain import affine
-from structures.models.case import dense
 
 
 class ViT(nn.Module):
@@ -35,7 +34,8 @@ VIT = (
         8,
         "params/patches/kernel@3 params/patches/bias@0 params/positions@2 "
         + " ".join(f"params/norm{i}/{leaf}@0" for i in (1, 2, 3) for leaf in ("scale", "bias"))
-        + " params/attention/out/kernel@2 params/attention/out/bias@0 params/mlp2/kernel@1 params/mlp2/bias@0",
+        + " params/attention/out/kernel@2 params/attention/out/bias@0"
+        + " params/mlp2/kernel@1 params/mlp2/bias@0",
         " ".join(f"params/attention/{name}/kernel@0" for name in ("query", "key", "value"))
         + " params/mlp1/kernel@0 params/classes/kernel@0",
     ),
@@ -100,11 +100,12 @@ def _decoder():
     return Made(apply, filled(shapes), (tokens(2, 5, vocabulary=VOCABULARY),))
 
 
+# The embedding is also read, as the output layer: what is both made and read counts as made.
 DECODER = (
     unit(
         WIDTH,
         "embedding@1 norm1@0 norm2@0 norm3@0 out@1 down@1",
-        "embedding@1 query@0 key@0 value@0 gate@0 up@0",
+        "query@0 key@0 value@0 gate@0 up@0",
     ),
     unit(KEYS, "query@1(2*,3,4) key@1(2*,4) value@1(2*,4)", "out@0(2*,3,4)"),
     # A head with no query still passes the mean of its values on.
@@ -200,9 +201,7 @@ CASES = [
         "scanned_layers",
         _layer_stack,
         (
-            unit(
-                8, "in/kernel@1 in/bias@0 layers/down@2", "layers/up@1 out/kernel@0"
-            ),
+            unit(8, "in/kernel@1 in/bias@0 layers/down@2", "layers/up@1 out/kernel@0"),
             unit(6, "layers/up@2 layers/bias@1", "layers/down@1"),
         ),
     ),
