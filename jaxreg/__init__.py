@@ -1,6 +1,6 @@
 """jaxreg: functional regularization for JAX, with zeros that are exact."""
 
-from jaxreg import groups, masks
+from jaxreg import groups, masks, structures
 from jaxreg.diagnostics import report, sparsity
 from jaxreg.optimizers import (
     adabreg,
@@ -144,6 +144,7 @@ __all__ = [
     "spectral_norm_ball",
     "step",
     "strength_max",
+    "structures",
     "top_k",
     "total_variation",
     "unit_norm",
