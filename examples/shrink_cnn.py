@@ -123,7 +123,9 @@ def paired_timing(dense: Any, compact: Any, repeats: int) -> tuple[float, float,
     return *np.median(seconds, axis=0).tolist(), float(np.median(seconds[:, 0] / seconds[:, 1]))
 
 
-def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: tuple[float, float], output: pathlib.Path) -> None:
+def draw(
+    dense: Run, sparse: Run, tuned: Run, milliseconds: tuple[float, float], output: pathlib.Path
+) -> None:
     figure = new_figure(9.6, 3.6)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.1, 1.2, 0.5])
 
@@ -144,9 +146,7 @@ def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: tuple[float, float],
     middle.plot(epochs[:border], 100 * np.array(dense.accuracy), color=GREY, label="dense")
     middle.plot(epochs, 100 * np.array(sparse.accuracy + tuned.accuracy), color=BLUE, label="group lasso")
     middle.axvspan(border, epochs[-1], color=GREEN, alpha=0.12, lw=0)
-    middle.annotate(
-        "compact", (border, 90), (4, 4), "data", "offset points", color=GREEN, va="bottom"
-    )
+    middle.annotate("compact", (border, 90), (4, 4), "data", "offset points", color=GREEN, va="bottom")
     middle.set(xlabel="epoch", title="Test accuracy (%)", ylim=(min(90.0, 100 * tuned.accuracy[-1] - 5), 100))
     middle.legend(loc="lower right", bbox_to_anchor=(1.0, 0.12))
 

@@ -83,7 +83,12 @@ class Trainer:
         self.test_batches = [windows(text.test, fixed) for _ in range(16)]
 
     def fit(
-        self, name: str, apply: Callable[..., Any], optimizer: optax.GradientTransformation, start: Run, steps: int
+        self,
+        name: str,
+        apply: Callable[..., Any],
+        optimizer: optax.GradientTransformation,
+        start: Run,
+        steps: int,
     ) -> Run:
         def train_step(params: Any, state: Any, batch: jax.Array) -> tuple[Any, Any]:
             grads = jax.grad(loss, argnums=1)(apply, params, batch)
@@ -154,7 +159,13 @@ def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: Any, output: Any) ->
     left.barh(rows, [after[name] / before[name] for name in before], color=BLUE)
     for row, name in zip(rows, before, strict=True):
         left.annotate(
-            f"{after[name]} of {before[name]}", (1, row), (-4, 0), "data", "offset points", ha="right", va="center"
+            f"{after[name]} of {before[name]}",
+            (1, row),
+            (-4, 0),
+            "data",
+            "offset points",
+            ha="right",
+            va="center",
         )
     left.set(yticks=rows, yticklabels=list(before), xticks=[], title="What is left")
 
@@ -162,7 +173,9 @@ def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: Any, output: Any) ->
     middle.plot(*zip(*sparse.history, *tuned.history, strict=True), color=BLUE, label="group lasso")
     border = sparse.history[-1][0]
     middle.axvspan(border, tuned.history[-1][0], color=GREEN, alpha=0.12, lw=0)
-    middle.annotate("compact", (border, 1), (4, -4), ("data", "axes fraction"), "offset points", color=GREEN, va="top")
+    middle.annotate(
+        "compact", (border, 1), (4, -4), ("data", "axes fraction"), "offset points", color=GREEN, va="top"
+    )
     middle.set(xlabel="step", title="Test loss (nats per character)")
     middle.legend(loc="upper center")
 
@@ -185,19 +198,26 @@ def main(args: argparse.Namespace) -> None:
 
         # One schedule for both parts: the optimizer's count goes on after the removal.
         rate = optax.join_schedules(
-            [optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps), optax.cosine_decay_schedule(1e-3, tuning_steps)],
+            [
+                optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps),
+                optax.cosine_decay_schedule(1e-3, tuning_steps),
+            ],
             [steps],
         )
         adam = optax.adam(rate)
-        dense = trainer.fit("dense", model.apply, adam, Run(params, adam.init(params), []), steps + tuning_steps)
+        dense = trainer.fit(
+            "dense", model.apply, adam, Run(params, adam.init(params), []), steps + tuning_steps
+        )
 
         shrink = jaxreg.prox_adam(rate, jaxreg.group_lasso(strength, graph, size_weights=False))
         start = Run(params, shrink.init(params), [])
         sparse = trainer.fit("group lasso", model.apply, shrink, start, steps)
 
-        small = jaxreg.compact(graph, sparse.params, opt_state=sparse.opt_state, inputs=(ids,), tolerance=1e-4)
-        # The same optimizer without a penalty, so that the sliced state fits. A module with the new widths would
-        # not do: LayerNorm divides by the number of channels, and that of the trained network must stay.
+        small = jaxreg.compact(
+            graph, sparse.params, opt_state=sparse.opt_state, inputs=(ids,), tolerance=1e-4
+        )
+        # The same optimizer without a penalty, so that the sliced state fits. A module with the new widths
+        # would not do: LayerNorm divides by the number of channels, and that must stay what it was.
         tune = jaxreg.prox_adam(rate, jaxreg.l1(0.0))
         start = Run(small.params, small.opt_state, sparse.history[-1:])
         tuned = trainer.fit("tuning", small.apply, tune, start, tuning_steps)
@@ -208,7 +228,11 @@ def main(args: argparse.Namespace) -> None:
     milliseconds = 1e3 * np.median(seconds, axis=0)
 
     rich.print(small.report)
-    networks = [("dense", params, dense), ("compact", small.params, sparse), ("  and trained on", small.params, tuned)]
+    networks = [
+        ("dense", params, dense),
+        ("compact", small.params, sparse),
+        ("  and trained on", small.params, tuned),
+    ]
     print_table(
         ["network", "parameters", "nats per character"],
         [[name, f"{count(p):,}", f"{run.history[-1][1]:.3f}"] for name, p, run in networks],

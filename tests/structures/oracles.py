@@ -43,8 +43,13 @@ class Run:
 
 
 @functools.cache
+def made_of(case: Case) -> Made:
+    return case.make()
+
+
+@functools.cache
 def prepared(case: Case) -> tuple[Made, Run]:
-    made = case.make()
+    made = made_of(case)
     return made, Run(made.apply, made.params, made.inputs, case.output)
 
 
@@ -121,9 +126,9 @@ def differ(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
 
 
 @functools.cache
-def graph_of(case: Case) -> Any:
-    made, _ = prepared(case)
-    return structures.trace(made.apply, made.params, *made.inputs, **case.options)
+def graph_of(case: Case, **options: Any) -> Any:
+    made = made_of(case)
+    return structures.trace(made.apply, made.params, *made.inputs, **case.options, **options)
 
 
 def golden(case: Case, group: Any) -> Unit:
