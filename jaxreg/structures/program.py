@@ -162,7 +162,7 @@ def _body(params: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
 
 
 def _gradient_jaxpr(equation: Any, inputs: Sequence[Any]) -> Any:
-    """The rule of a function: inputs and tangents to outputs and tangents, or and cotangents to cotangents."""
+    """What differentiates a function: forward with tangents, or backward with cotangents."""
 
     def call(*arrays: Any) -> Any:
         return bind(equation.primitive, equation.params, arrays)

@@ -2,7 +2,7 @@
 
 from jaxreg.structures.dimensions import pin
 from jaxreg.structures.program import Operation
-from jaxreg.structures.rules import Axes, Axis, fixed, hold, join, kept, rule
+from jaxreg.structures.rules import Axes, fixed, hold, join, kept, rule
 
 
 @rule("gather")
