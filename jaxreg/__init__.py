@@ -69,6 +69,7 @@ from jaxreg.penalties import (
     total_variation,
     unit_norm,
 )
+from jaxreg.structures import compact
 from jaxreg.transforms import add_penalty, proximal, proximal_group_lasso, proximal_l1, weight_decay
 from jaxreg.tuning import strength_max
 
@@ -80,6 +81,7 @@ __all__ = [
     "add_penalty",
     "box",
     "capped_l1",
+    "compact",
     "elastic_net",
     "exclusive_lasso",
     "fista",

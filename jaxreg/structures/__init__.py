@@ -1,6 +1,7 @@
-"""Structures across leaves, read from the model's own function."""
+"""Structures across leaves, read from the model's own function, and their removal."""
 
+from jaxreg.structures.compaction import Compacted, compact
 from jaxreg.structures.graph import Graph, Group, Member, Pin
 from jaxreg.structures.tracing import trace
 
-__all__ = ["Graph", "Group", "Member", "Pin", "trace"]
+__all__ = ["Compacted", "Graph", "Group", "Member", "Pin", "compact", "trace"]

@@ -11,7 +11,7 @@ from jaxreg import masks, patterns
 from jaxreg.arguments import check_flag
 from jaxreg.mask_algebra import Mask
 from jaxreg.structures import rules_contractions, rules_indexing, rules_shapes  # noqa: F401  fill the table
-from jaxreg.structures.dimensions import leaf, pin, positions, unify
+from jaxreg.structures.dimensions import Dimension, leaf, pin, positions, unify
 from jaxreg.structures.graph import Graph, Group, Member, Pin, Run
 from jaxreg.structures.program import Program, Value, read
 from jaxreg.structures.roles import find_roles
@@ -116,7 +116,7 @@ def trace(
     """
     recipe = Recipe(
         apply_fn=_callable(apply_fn),
-        inputs=jax.tree.map(_shape, example_inputs),
+        inputs=jax.tree.map(shape_of, example_inputs),
         state_outputs=state_outputs,
         frozen=frozen,
         tie=tie,
@@ -140,7 +140,7 @@ def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Tra
         return recipe.apply_fn(flat.rebuild(leaves), *given)
 
     jaxpr, outputs = jax.make_jaxpr(call, return_shape=True)(
-        [_shape(flat.leaves[index]) for index in traced], inputs
+        [shape_of(flat.leaves[index]) for index in traced], inputs
     )
     program = read(jaxpr)
     for value in program.inputs:
@@ -155,14 +155,28 @@ def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Tra
 
 
 def graph_of(trace: Trace, recipe: Recipe) -> Graph:
-    """The groups, from the dimensions of the parameters."""
+    groups, pins = find_groups(trace)
+    return Graph(
+        groups=tuple(group for _, group in groups),
+        leaves=tuple(
+            (trace.flat.paths[index], trace.program.inputs[place].shape)
+            for place, index in enumerate(trace.traced)
+        ),
+        state=_state_paths(trace, recipe),
+        pinned=tuple(pins),
+        recipe=recipe,
+    )
+
+
+def find_groups(trace: Trace) -> tuple[list[tuple[Dimension, Group]], list[Pin]]:
+    """The groups, each with the dimension whose units they are, and what is pinned."""
     roles = find_roles(trace.program, len(trace.traced))
-    members: dict[Any, list[Member]] = {}
+    members: dict[Dimension, list[Member]] = {}
     pins: list[Pin] = []
     for place, index in enumerate(trace.traced):
         value, path = trace.program.inputs[place], trace.flat.paths[index]
         for axis, dimension in enumerate(value.dims):
-            runs: dict[Any, list[Run]] = {}
+            runs: dict[Dimension, list[Run]] = {}
             for unit, stride, bases in positions(dimension):
                 runs.setdefault(unit, []).append(Run(stride, bases))
             for unit, found in runs.items():
@@ -173,16 +187,7 @@ def graph_of(trace: Trace, recipe: Recipe) -> Graph:
                     members.setdefault(unit, []).append(member)
                 else:
                     pins.append(Pin(path, axis, unit.size, unit.reason))
-    return Graph(
-        groups=tuple(Group(unit.size, tuple(found)) for unit, found in members.items()),
-        leaves=tuple(
-            (trace.flat.paths[index], trace.program.inputs[place].shape)
-            for place, index in enumerate(trace.traced)
-        ),
-        state=_state_paths(trace, recipe),
-        pinned=tuple(pins),
-        recipe=recipe,
-    )
+    return [(unit, Group(unit.size, tuple(found))) for unit, found in members.items()], pins
 
 
 def _pin_arguments(trace: Trace, recipe: Recipe) -> None:
@@ -318,7 +323,7 @@ def _is_array(leaf: Any) -> bool:
     )
 
 
-def _shape(leaf: Any) -> Any:
+def shape_of(leaf: Any) -> Any:
     if not _is_array(leaf):
         return leaf
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))

@@ -1,0 +1,126 @@
+"""The smaller model as a function: one recorded program per shape of its inputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreg.structures.compare import first_difference
+from jaxreg.structures.program import read
+from jaxreg.structures.removal import Removal
+from jaxreg.structures.replay import replay
+from jaxreg.structures.tracing import Trace, find_groups, retrace, shape_of
+from jaxreg.tree import PyTree, flatten
+
+
+class Smaller:
+    """Call it with smaller parameters and inputs. It holds shapes and constants, never parameters."""
+
+    def __init__(self, graph: Any, trace: Trace, removal: Removal, params: PyTree) -> None:
+        self.graph = graph
+        self.large = jax.tree.map(shape_of, params)
+        self.kept = {group: removal.kept(unit) for unit, group in find_groups(trace)[0]}
+        self.traced = trace.traced
+        self.trace, self.removal = trace, removal
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(self, params: PyTree, *inputs: Any) -> Any:
+        flat = flatten(params)
+        arrays = [flat.leaves[index] for index in self.traced]
+        return self._program(inputs)(arrays, inputs)
+
+    def _program(self, inputs: Sequence[Any]) -> Any:
+        shapes = jax.tree.map(_signature, inputs)
+        key = jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes))
+        if key not in self._programs:
+            self._programs[key] = self._make(inputs)
+        return self._programs[key]
+
+    def _make(self, inputs: Sequence[Any]) -> Any:
+        trace, removal = self.trace, self.removal
+        expected = [removal.shape(value) for value in trace.program.inputs[len(self.traced) :]]
+        given = jax.tree.leaves(inputs)
+        if [np.shape(leaf) for leaf in given] != expected or _signatures(given) != _signatures(
+            jax.tree.leaves(self.graph.recipe.inputs)
+        ):
+            trace, removal = self._at(inputs)
+
+        @jax.jit
+        def run(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
+            outputs = replay(trace.program, removal, [*arrays, *jax.tree.leaves(given)])
+            return jax.tree.unflatten(trace.out_tree, outputs)
+
+        return run
+
+    def _at(self, inputs: Sequence[Any]) -> tuple[Trace, Removal]:
+        """The program for other inputs: the same groups must be found in it."""
+        trace = retrace(self.graph.recipe, self.large, jax.tree.map(shape_of, tuple(inputs)))
+        found = {group: unit for unit, group in find_groups(trace)[0]}
+        lost = [group for group, kept in self.kept.items() if len(kept) < group.size and group not in found]
+        if lost:
+            raise ValueError(
+                f"With inputs of these shapes the units of '{lost[0].members[0].path}' are coupled otherwise "
+                "than in the graph. Trace the graph with inputs of these shapes."
+            )
+        left = {found[group]: kept for group, kept in self.kept.items() if group in found}
+        return trace, Removal(left)
+
+    def verify(self, large: PyTree, small: PyTree, inputs: Sequence[Any], tolerance: float) -> None:
+        """Raise if the outputs of the two models differ."""
+        trace, removal = self._at(inputs)
+        expected = jax.tree.leaves(jax.jit(self.graph.recipe.apply_fn)(large, *inputs))
+        found = jax.tree.leaves(self(small, *inputs))
+        for value, wanted, got in zip(trace.program.outputs, expected, found, strict=True):
+            wanted = np.asarray(removal.take(value, np.asarray(wanted)))
+            got = np.asarray(got)
+            if not np.issubdtype(got.dtype, np.inexact) and got.dtype.kind in "biu":
+                close = np.array_equal(wanted, got)
+                distance = float(np.abs(wanted.astype(float) - got.astype(float)).max(initial=0.0))
+            else:
+                wanted, got = wanted.astype(np.complex128), got.astype(np.complex128)
+                distance = float(np.abs(wanted - got).max(initial=0.0))
+                scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
+                close = distance <= tolerance * scale
+            if not close:
+                raise ValueError(
+                    f"The smaller model's output differs from the large one's by {distance:.3g}, which is more "
+                    f"than the tolerance of {tolerance:g}. Please report this; verify=False returns it anyway."
+                )
+
+
+def difference(apply: Smaller, params: PyTree) -> str | None:
+    """Where the traced function, given smaller parameters, first departs from the replay."""
+    recipe = apply.graph.recipe
+    small = jax.tree.map(shape_of, params)
+    flat = flatten(small)
+    arrays = [flat.leaves[index] for index in apply.traced]
+    inputs = recipe.inputs
+
+    def rerun(given: Sequence[Any], rest: Sequence[Any]) -> Any:
+        leaves = list(flat.leaves)
+        for index, array in zip(apply.traced, given, strict=True):
+            leaves[index] = array
+        return recipe.apply_fn(flat.rebuild(leaves), *rest)
+
+    def recorded(given: Sequence[Any], rest: Sequence[Any]) -> Any:
+        return jax.tree.unflatten(
+            apply.trace.out_tree,
+            replay(apply.trace.program, apply.removal, [*given, *jax.tree.leaves(rest)]),
+        )
+
+    expected = read(jax.make_jaxpr(recorded)(arrays, inputs))
+    try:
+        found = read(jax.make_jaxpr(rerun)(arrays, inputs))
+    # Whatever the user's own code raises on shapes that it did not expect.
+    except Exception as error:
+        return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return first_difference(expected, found)
+
+
+def _signature(leaf: Any) -> Any:
+    return (np.shape(leaf), str(jax.numpy.result_type(leaf))) if not isinstance(leaf, str) else leaf
+
+
+def _signatures(leaves: Sequence[Any]) -> list[Any]:
+    return [str(jax.numpy.result_type(leaf)) for leaf in leaves]
