@@ -42,6 +42,20 @@ class Run:
         return [np.asarray(out) for out in outputs], grads
 
 
+class Outputs:
+    """A model, compiled once: its outputs alone."""
+
+    def __init__(self, apply: Callable[..., Any], params: Any, inputs: Sequence[Any], output: Any):
+        def outputs(params: Any, inputs: Sequence[Any]) -> list[Any]:
+            return jax.tree.leaves(output(apply(params, *inputs)))
+
+        self.inputs = tuple(inputs)
+        self._run = compiled(outputs, params, self.inputs)
+
+    def __call__(self, params: Any) -> list[np.ndarray]:
+        return [np.asarray(out) for out in self._run(params, self.inputs)]
+
+
 @functools.cache
 def made_of(case: Case) -> Made:
     return case.make()
@@ -93,6 +107,29 @@ def with_zeros(params: Any, groups_and_units: Iterable[tuple[Any, Sequence[int]]
         for path, entries in inside(leaves, producers(group), units).items():
             leaves[path][entries] = 0.0
     return flat.rebuild([leaves.get(path) for path in flat.paths])
+
+
+def dead_units(groups: Iterable[Any], seed: int = 3) -> list[tuple[Any, list[int]]]:
+    """Some units of every group, about half of them, never all."""
+    random = np.random.default_rng(seed)
+    return [
+        (group, sorted(random.permutation(group.size)[: max(group.size // 2, 1)].tolist()))
+        for group in groups
+        if group.size > 1
+    ]
+
+
+def without(leaves: Leaves, groups_and_units: Iterable[tuple[Any, Sequence[int]]]) -> dict[str, np.ndarray]:
+    """The leaves with all positions of the given units cut out."""
+    cuts: dict[tuple[str, int], set[int]] = {}
+    for group, units in groups_and_units:
+        for member in group.members:
+            gone = np.asarray(member.indices)[np.asarray(units, int)].ravel().tolist()
+            cuts.setdefault((member.path, member.axis), set()).update(gone)
+    found = dict(leaves)
+    for (path, axis), gone in cuts.items():
+        found[path] = np.delete(found[path], sorted(gone), axis)
+    return found
 
 
 def missing_from(group: Any, unit: int, points: Sequence[Any], run: Run, exact: bool) -> list[str]:

@@ -36,6 +36,9 @@ class Unit:
     refused: str | None
     """What a refusal to remove a unit whose producers are zero must name; None: removal is exact."""
 
+    def names(self, reason: str) -> bool:
+        return re.search(self.refused or "", reason) is not None
+
 
 def unit(size: int, makes: str = "", reads: str = "", *, refused: str | None = None) -> Unit:
     produced = [_member(text, PRODUCES, size) for text in makes.split()]

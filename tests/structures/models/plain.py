@@ -127,8 +127,8 @@ CASES = [
     Case("mlp", _mlp(jax.nn.relu, jnp.tanh), HIDDEN),
     Case("mlp_silu_gelu", _mlp(jax.nn.silu, jax.nn.gelu), HIDDEN),
     Case("sigmoid_before_a_bias", _between(jax.nn.sigmoid), _middle()),
-    Case("sigmoid_before_no_bias", _between(jax.nn.sigmoid, head=False), _middle(refused=r"0\.5|bias")),
-    Case("softmax_of_features", _between(jax.nn.softmax), _middle(refused="exp|softmax|sum")),
+    Case("sigmoid_before_no_bias", _between(jax.nn.sigmoid, head=False), _middle(refused="dot_general")),
+    Case("softmax_of_features", _between(jax.nn.softmax), _middle(refused="reduce_max|exp|reduce_sum")),
     Case(
         "layer_norm_of_deviations", _between(_layer_norm_of_deviations), _middle(refused="sub|sum|mean|norm")
     ),
@@ -146,7 +146,7 @@ CASES = [
         "mixture_of_experts",
         _mixture,
         (
-            unit(3, "gate/kernel@1 gate/bias@0 up@0 up_bias@0 down@0", refused="exp|softmax|sum"),
+            unit(3, "gate/kernel@1 gate/bias@0 up@0 up_bias@0 down@0", refused="reduce_max|exp|reduce_sum"),
             unit(6, "up@2 up_bias@1", "down@1"),
             unit(4, "down@2", "head/kernel@0"),
         ),
