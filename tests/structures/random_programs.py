@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from structures.models.case import Made, draw, filled, shape
 from structures.models.convolutional import conv
+from structures.odd_layers import ODD_LAYERS, Layer, OddLayers
 
 ACTIVATIONS = [jax.nn.relu, jnp.tanh, jax.nn.silu, jax.nn.gelu, jax.nn.sigmoid, jnp.abs, jax.nn.elu]
-Layer = Callable[[Any, Any], Any]  # of all parameters and what came before
+COMMON_LAYERS = "dense residual concatenation splitting gating activation any_odd_layer any_odd_layer".split()
+IMAGE_LAYERS = "batch_norm pooling grouped".split()
+VECTOR_LAYERS = "norm scaling heads scanning".split()
 
 
-class Program:
+class Program(OddLayers):
     """Layers chosen one by one; each notes the parameters that it needs and the shape that it leaves."""
 
     def __init__(self, seed: int):
@@ -26,34 +29,12 @@ class Program:
         self.inputs = (draw(6, *self.shape, seed=seed),)
         if image:
             self.convolution()
-            for _ in range(self.random.integers(1, 4)):
-                self.choose(
-                    "convolution",
-                    "convolution",
-                    "batch_norm",
-                    "activation",
-                    "residual",
-                    "concatenation",
-                    "pooling",
-                    "grouped",
-                    "gating",
-                    "splitting",
-                )
+            for _ in range(self.number(1, 3)):
+                self.choose(*IMAGE_LAYERS, *COMMON_LAYERS)
             self.choose("flattening", "averaging")
         self.dense()
-        for _ in range(self.random.integers(2, 5)):
-            self.choose(
-                "dense",
-                "activation",
-                "residual",
-                "concatenation",
-                "norm",
-                "heads",
-                "gating",
-                "splitting",
-                "scaling",
-                "scanning",
-            )
+        for _ in range(self.number(2, 4)):
+            self.choose(*VECTOR_LAYERS, *COMMON_LAYERS)
         self.dense(width=3)
 
     def made(self, seed: int = 0) -> Made:
@@ -68,6 +49,9 @@ class Program:
         name = str(self.random.choice(names))
         self.said.append(name)
         getattr(self, name)()
+
+    def any_odd_layer(self) -> None:
+        self.choose(*ODD_LAYERS)
 
     def number(self, low: int, high: int) -> int:
         return int(self.random.integers(low, high + 1))
@@ -103,13 +87,18 @@ class Program:
 
     convolution = dense
 
+    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As it is, or as a call, or rematerialised."""
+        wrap = [lambda function: function, jax.jit, jax.checkpoint][self.number(0, 2)]
+        return wrap(function)
+
     def activation(self) -> None:
         function = ACTIVATIONS[self.number(0, len(ACTIVATIONS) - 1)]
         self.add(lambda params, x: function(x))
 
     def residual(self) -> None:
         width = self.number(4, 8)
-        down, up = self.linear(self.width, width), self.linear(width, self.width)
+        down, up = self.wrapped(self.linear(self.width, width)), self.linear(width, self.width)
         self.add(lambda params, x: x + up(params, jax.nn.relu(down(params, x))))
 
     def concatenation(self) -> None:
