@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich
 import tqdm
 from common import BLUE, GREEN, GREY, Images, digits, load_images, new_figure, parser, print_table, save
 
@@ -178,7 +177,7 @@ def main(args: argparse.Namespace) -> None:
         # built with the new widths runs on the new variables, so that training goes on as ever.
         small = jaxreg.compact(graph, sparse.variables, inputs=(x,), tolerance=1e-5)
         rebuilt = CNN(trainer.classes, widths_of(small.params))
-        rate = optax.cosine_decay_schedule(1e-3, tuning_epochs * steps)
+        rate = optax.cosine_decay_schedule(3e-4, tuning_epochs * steps)
         tuned = trainer.fit("tuning", small.params, optax.adam(rate), tuning_epochs)
 
     with_zeros = jax.jit(model.apply)(sparse.variables, x)
@@ -189,7 +188,7 @@ def main(args: argparse.Namespace) -> None:
     )
     n_dense, n_small = (sum(a.size for a in jax.tree.leaves(v["params"])) for v in (start, small.params))
 
-    rich.print(small.report)
+    print(small.report)
     print_table(
         ["network", "parameters", "forward pass", "test accuracy"],
         [
@@ -209,7 +208,7 @@ if __name__ == "__main__":
     options.add_argument(
         "--data", type=pathlib.Path, help="your own images: an npz, or a folder of IDX files"
     )
-    options.add_argument("--strength", type=float, default=1e-2, help="of the penalty, in units of the loss")
-    options.add_argument("--epochs", type=int, default=30, help="of training")
+    options.add_argument("--strength", type=float, default=5e-2, help="of the penalty, in units of the loss")
+    options.add_argument("--epochs", type=int, default=25, help="of training")
     options.add_argument("--tuning-epochs", type=int, default=10, help="of training after the removal")
     main(options.parse_args())
