@@ -5,6 +5,7 @@ and functions with a gradient rule of their own are kept as blocks.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,7 +44,9 @@ class Operation:
     params: Mapping[str, Any]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    source: Any
+    sources: tuple[Any, ...]
+    """Where it was made, after the calls that it was inlined from: JAX keeps what is inside of a jitted
+    function from its first call, with the lines of that call or with none."""
     bodies: tuple["Program", ...] = ()
     gradient: "Program | None" = None
     moves: list[list[tuple[tuple[int, int], ...]]] = dataclasses.field(default_factory=list)
@@ -57,10 +60,9 @@ class Operation:
 
     def where(self) -> str:
         """The primitive and the user's line that made it."""
-        frames = source_info_util.summarize(self.source, num_frames=_FRAMES).splitlines()
-        # The first frame outside of installed packages, which are rarely the user's own.
-        own = (frame for frame in frames if "-packages" not in frame and not frame.startswith(_HERE))
-        line = next(own, frames[0] if frames else "")
+        frames = [frame for source in self.sources for frame in _frames(source)]
+        # Those of installed packages are rarely the user's own.
+        line = next((frame for frame in frames if "-packages" not in frame), frames[0] if frames else "")
         return f"{self.name} at {line}" if line else self.name
 
 
@@ -83,6 +85,8 @@ def read(jaxpr: Any) -> Program:
 class _Reader:
     def __init__(self, gradients: bool) -> None:
         self.gradients = gradients
+        self.calls: list[Any] = []
+        """Sources of the calls that are being inlined, from the outermost in."""
 
     def program(self, jaxpr: Any, consts: Sequence[Any]) -> Program:
         inputs = [_value(var.aval) for var in jaxpr.invars]
@@ -108,7 +112,9 @@ class _Reader:
                 body, held = _body(equation.params)
                 consts = [_value(v.aval, c) for v, c in zip(body.constvars, held, strict=True)]
                 program.constants += consts
+                self.calls.append(equation.source_info)
                 results = self.inline(body, arguments, consts, program)
+                self.calls.pop()
             else:
                 results = [_value(var.aval) for var in equation.outvars]
                 program.operations.append(self.operation(equation, arguments, results))
@@ -134,13 +140,19 @@ class _Reader:
             params,
             tuple(inputs),
             tuple(outputs),
-            equation.source_info,
+            (*self.calls, equation.source_info),
             tuple(bodies),
             gradient,
         )
 
     def closed(self, jaxpr: Any) -> Program:
         return self.program(jaxpr.jaxpr, jaxpr.consts)
+
+
+def _frames(source: Any) -> list[str]:
+    """From the innermost out, as far as the traced function goes."""
+    frames = source_info_util.summarize(source, num_frames=_FRAMES).splitlines()[::-1]
+    return list(itertools.takewhile(lambda frame: not frame.startswith(_HERE), frames))
 
 
 def bind(primitive: Any, params: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
