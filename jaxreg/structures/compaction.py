@@ -15,6 +15,7 @@ from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
 from jaxreg.structures.exactness import Exactness, Verdict
 from jaxreg.structures.graph import Graph, Group
+from jaxreg.structures.in_place import nnx_update
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
 from jaxreg.structures.slicing import slice_like
@@ -80,6 +81,17 @@ class Compacted:
             The first difference, in words, or None if there is none.
         """
         return difference(self.apply, self.params, apply_fn)
+
+    def update_nnx(self, module: Any) -> None:
+        """Put the smaller arrays into an NNX module, in place.
+
+        The module is the one whose function was traced, or was made by it: its variables have the paths of
+        the parameters, or of a part of them.
+
+        Raises:
+            ValueError: if the module would not compute what :attr:`apply` does, or has no such variable.
+        """
+        nnx_update(self, module)
 
     @property
     def same_module(self) -> bool:
@@ -205,13 +217,13 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _remove(
-    trace: Trace, units: Sequence[tuple[Dimension, Group]], arrays: list[np.ndarray], round_to: int | None
+    trace: Trace, units: Sequence[tuple[Dimension, Group]], given: list[np.ndarray], round_to: int | None
 ) -> tuple[Removal, dict[int, np.ndarray], list[Refusal]]:
     """What is left, parameters that took up constants, and the dead units that stay."""
     program, count = trace.program, len(trace.traced)
     left = {unit: np.arange(unit.size) for unit, _ in units}
     changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
-    arrays = list(arrays)
+    arrays = given
     while True:
         removal = Removal(left)
         verdicts = Exactness(program, list(left), removal.kept).run(arrays)
@@ -231,10 +243,7 @@ def _remove(
                         changes.setdefault((unit, index), []).append((made.bias, change))
         if all(len(after[unit]) == len(left[unit]) for unit in left):
             break
-        for (unit, index), parts in changes.items():
-            if index in left[unit] and index not in after[unit]:
-                for bias, change in parts:
-                    arrays[bias] = (arrays[bias] + change).astype(arrays[bias].dtype)
+        arrays = _folded(given, changes, after)
         left = after
     refused = _refused(units, left, verdicts, arrays, trace)
     for unit in left:
@@ -243,10 +252,25 @@ def _remove(
         missing = min(-len(left[unit]) % round_to, unit.size - len(left[unit]))
         for index in np.setdiff1d(np.arange(unit.size), left[unit])[:missing].tolist():
             left[unit] = np.sort(np.append(left[unit], index))
-            for bias, change in changes.get((unit, index), []):
-                arrays[bias] = (arrays[bias] - change).astype(arrays[bias].dtype)
-    touched = {bias for parts in changes.values() for bias, _ in parts}
-    return Removal(left), {bias: arrays[bias] for bias in touched}, refused
+    final = _folded(given, changes, left)
+    return Removal(left), {n: new for n, new in enumerate(final) if new is not given[n]}, refused
+
+
+def _folded(
+    arrays: Sequence[np.ndarray],
+    changes: Mapping[tuple[Dimension, int], Sequence[tuple[int, np.ndarray]]],
+    left: Mapping[Dimension, np.ndarray],
+) -> list[np.ndarray]:
+    """The parameters with what the units that are gone had added to biases."""
+    totals: dict[int, Any] = {}
+    for (unit, index), parts in changes.items():
+        if index not in left[unit]:
+            for bias, change in parts:
+                totals[bias] = totals.get(bias, 0.0) + change
+    return [
+        (array + totals[number]).astype(array.dtype) if number in totals else array
+        for number, array in enumerate(arrays)
+    ]
 
 
 def _refused(

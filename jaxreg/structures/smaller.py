@@ -92,7 +92,7 @@ class Smaller:
 def difference(apply: Smaller, params: PyTree, function: Callable[..., Any] | None = None) -> str | None:
     """Where a function, given smaller parameters, first departs from the replay."""
     recipe = apply.graph.recipe
-    function = recipe.apply_fn if function is None else function
+    apply_fn = recipe.apply_fn if function is None else function
     small = jax.tree.map(shape_of, params)
     flat = flatten(small)
     arrays = [flat.leaves[index] for index in apply.traced]
@@ -102,7 +102,7 @@ def difference(apply: Smaller, params: PyTree, function: Callable[..., Any] | No
         leaves = list(flat.leaves)
         for index, array in zip(apply.traced, given, strict=True):
             leaves[index] = array
-        return function(flat.rebuild(leaves), *rest)
+        return apply_fn(flat.rebuild(leaves), *rest)
 
     def recorded(given: Sequence[Any], rest: Sequence[Any]) -> Any:
         return jax.tree.unflatten(
