@@ -2,6 +2,7 @@
 
 from jaxreg.structures.compaction import Compacted, compact
 from jaxreg.structures.graph import Graph, Group, Member, Pin
+from jaxreg.structures.saving import Loaded, load, save
 from jaxreg.structures.tracing import trace
 
-__all__ = ["Compacted", "Graph", "Group", "Member", "Pin", "compact", "trace"]
+__all__ = ["Compacted", "Graph", "Group", "Loaded", "Member", "Pin", "compact", "load", "save", "trace"]

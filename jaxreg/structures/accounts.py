@@ -18,7 +18,7 @@ NO_LAYER = "(without parameters)"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one model: parameters, bytes of them, floating-point operations of matrix products and convolutions."""
+    """Of one model: parameters, their bytes, floating-point operations of products and convolutions."""
 
     parameters: int = 0
     bytes: int = 0
@@ -91,7 +91,7 @@ def _count(
     times: int,
     flops: dict[int | None, list[int]],
 ) -> list[frozenset[int] | None]:
-    """Add up the operations, each with the parameter it is about; ``owners`` are values made of parameters alone."""
+    """Add up operations by the parameter they are about; ``owners`` are values made of parameters alone."""
     known: dict[Value, frozenset[int]] = dict(owners)
     known |= {value: frozenset() for value in program.constants}
     for operation in program.operations:

@@ -1,11 +1,13 @@
 """Remove dead units: physically smaller parameters, and the proof that the function is the same."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxreg.arguments import check_flag, check_number, check_whole_number
 from jaxreg.structures import folding
@@ -13,12 +15,15 @@ from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
 from jaxreg.structures.exactness import Exactness, Verdict
 from jaxreg.structures.graph import Graph, Group
+from jaxreg.structures.in_place import nnx_update
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
 from jaxreg.structures.slicing import slice_like
 from jaxreg.structures.smaller import Smaller, difference
 from jaxreg.structures.tracing import Trace, find_groups, retrace
 from jaxreg.tree import PyTree
+
+_SHOWN = 3  # reasons of a refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Refusal:
 
     def __str__(self) -> str:
         number = f"{len(self.units)} unit{'' if len(self.units) == 1 else 's'}"
-        return f"group {self.group}: {number} kept, {self.reason}"
+        return f"group {self.group}: {number} kept: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,20 +65,38 @@ class Compacted:
     report: CompactReport
     apply: Smaller
 
-    def difference_of_module(self) -> str | None:
-        """Why the traced function itself must not be run on the smaller parameters; None where it may.
+    def module_difference(self, apply_fn: Callable[..., Any] | None = None) -> str | None:
+        """Why a function must not be run on the smaller parameters in place of :attr:`apply`; None if it may.
 
         A module that is rebuilt at the new sizes, or that reads them off its parameters, computes what
         :attr:`apply` does only if no length is written into it: the 1/N of a LayerNorm, the square root of
         a head's width, a hard-coded number of heads would silently change the result. Both computations
         are traced and compared, operation by operation.
+
+        Args:
+            apply_fn: a function of ``(params, *inputs)``, such as the ``apply`` of a rebuilt module.
+                Default: the one that was traced.
+
+        Returns:
+            The first difference, in words, or None if there is none.
         """
-        return difference(self.apply, self.params)
+        return difference(self.apply, self.params, apply_fn)
+
+    def update_nnx(self, module: Any) -> None:
+        """Put the smaller arrays into an NNX module, in place.
+
+        The module is the one whose function was traced, or was made by it: its variables have the paths of
+        the parameters, or of a part of them.
+
+        Raises:
+            ValueError: if the module would not compute what :attr:`apply` does, or has no such variable.
+        """
+        nnx_update(self, module)
 
     @property
     def same_module(self) -> bool:
-        """Whether the traced function, run on the smaller parameters, is what :attr:`apply` is."""
-        return self.difference_of_module() is None
+        """Whether the traced function may be run on the smaller parameters; see :meth:`module_difference`."""
+        return self.module_difference() is None
 
 
 def compact(
@@ -149,7 +172,7 @@ def compact(
     leaves = list(trace.flat.leaves)
     for place, index in enumerate(trace.traced):
         value = trace.program.inputs[place]
-        whole = leaves[index] if place not in changed else jax.numpy.asarray(changed[place])
+        whole = leaves[index] if place not in changed else jnp.asarray(changed[place])
         leaves[index] = removal.take(value, whole)
     small = trace.flat.rebuild(leaves)
     values = {trace.flat.paths[index]: trace.parameter(index) for index in trace.traced}
@@ -174,14 +197,14 @@ def _units(graph: Graph, trace: Trace) -> list[tuple[Dimension, Group]]:
     missing = [group for group in graph.groups if group not in found]
     if missing:
         raise ValueError(
-            f"The graph has a group of {missing[0].size} units of '{missing[0].members[0].path}', which these "
-            "parameters do not have. Trace it again for them."
+            f"The graph has a group of {missing[0].size} units of '{missing[0].members[0].path}', which "
+            "these parameters do not have. Trace it again for them."
         )
     return [(found[group], group) for group in graph.groups]
 
 
 def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
-    if any(isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
+    if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
         raise TypeError(
             "The 'params' parameter of compact must hold concrete arrays: shapes depend on zeros."
         )
@@ -194,13 +217,13 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _remove(
-    trace: Trace, units: Sequence[tuple[Dimension, Group]], arrays: list[np.ndarray], round_to: int | None
+    trace: Trace, units: Sequence[tuple[Dimension, Group]], given: list[np.ndarray], round_to: int | None
 ) -> tuple[Removal, dict[int, np.ndarray], list[Refusal]]:
     """What is left, parameters that took up constants, and the dead units that stay."""
     program, count = trace.program, len(trace.traced)
     left = {unit: np.arange(unit.size) for unit, _ in units}
     changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
-    arrays = list(arrays)
+    arrays = given
     while True:
         removal = Removal(left)
         verdicts = Exactness(program, list(left), removal.kept).run(arrays)
@@ -212,7 +235,7 @@ def _remove(
             after[unit] = left[unit][~gone[left[unit]]]
             if not len(after[unit]):
                 after[unit] = left[unit][:1]
-            for index in np.setdiff1d(left[unit], after[unit]):
+            for index in np.setdiff1d(left[unit], after[unit]).tolist():
                 for fold in verdict.folds:
                     made = plans[id(fold)]
                     if fold.needed[index] and made is not None:
@@ -220,22 +243,34 @@ def _remove(
                         changes.setdefault((unit, index), []).append((made.bias, change))
         if all(len(after[unit]) == len(left[unit]) for unit in left):
             break
-        for (unit, index), parts in changes.items():
-            if index in left[unit] and index not in after[unit]:
-                for bias, change in parts:
-                    arrays[bias] = (arrays[bias] + change).astype(arrays[bias].dtype)
+        arrays = _folded(given, changes, after)
         left = after
     refused = _refused(units, left, verdicts, arrays, trace)
     for unit in left:
         if round_to is None:
             break
         missing = min(-len(left[unit]) % round_to, unit.size - len(left[unit]))
-        for index in np.setdiff1d(np.arange(unit.size), left[unit])[:missing]:
+        for index in np.setdiff1d(np.arange(unit.size), left[unit])[:missing].tolist():
             left[unit] = np.sort(np.append(left[unit], index))
-            for bias, change in changes.get((unit, index), []):
-                arrays[bias] = (arrays[bias] - change).astype(arrays[bias].dtype)
-    touched = {bias for parts in changes.values() for bias, _ in parts}
-    return Removal(left), {bias: arrays[bias] for bias in touched}, refused
+    final = _folded(given, changes, left)
+    return Removal(left), {n: new for n, new in enumerate(final) if new is not given[n]}, refused
+
+
+def _folded(
+    arrays: Sequence[np.ndarray],
+    changes: Mapping[tuple[Dimension, int], Sequence[tuple[int, np.ndarray]]],
+    left: Mapping[Dimension, np.ndarray],
+) -> list[np.ndarray]:
+    """The parameters with what the units that are gone had added to biases."""
+    totals: dict[int, Any] = {}
+    for (unit, index), parts in changes.items():
+        if index not in left[unit]:
+            for bias, change in parts:
+                totals[bias] = totals.get(bias, 0.0) + change
+    return [
+        (array + totals[number]).astype(array.dtype) if number in totals else array
+        for number, array in enumerate(arrays)
+    ]
 
 
 def _refused(
@@ -255,8 +290,7 @@ def _refused(
                 dead |= np.logical_and.reduce(flags)
         by_reason: dict[str, list[int]] = {}
         for index in left[unit][dead[left[unit]]]:
-            reason = verdicts[unit].reasons[index]
-            text = f"{reason} sees more than zeros there" if reason else "the last of its group"
+            text = "; ".join(verdicts[unit].reasons[index][:_SHOWN]) or "the last of its group"
             by_reason.setdefault(text, []).append(int(index))
         found += [Refusal(number, tuple(indices), reason) for reason, indices in by_reason.items()]
     return found

@@ -50,7 +50,7 @@ class Verdict:
     """Of one group: for each unit whether it may go as it is, why not, and what would have to be folded."""
 
     exact: np.ndarray
-    reasons: list[str | None]
+    reasons: list[list[str]]
     foldable: np.ndarray
     folds: list[Fold]
 
@@ -66,7 +66,9 @@ class Exactness:
         self.kept = kept
         self.recording = True
         self.verdicts = {
-            unit: Verdict(np.ones(unit.size, bool), [None] * unit.size, np.ones(unit.size, bool), [])
+            unit: Verdict(
+                np.ones(unit.size, bool), [[] for _ in range(unit.size)], np.ones(unit.size, bool), []
+            )
             for unit in tracked
         }
         self._units: dict[Value, list[list[Dimension]]] = {}
@@ -143,12 +145,21 @@ class Exactness:
         return Facts(axes=tuple(axes))
 
     def judge(self, operation: Operation, unit: Dimension, ok: np.ndarray, fold: Fold | None = None) -> None:
+        """Record which units an operation lets go."""
         if not self.recording:
             return
         verdict = self.verdicts[unit]
         failed = ~ok
-        for index in np.flatnonzero(failed & verdict.exact):
-            verdict.reasons[index] = operation.where()
+        for index in np.flatnonzero(failed):
+            constant = fold is not None and fold.constants.mask[index]
+            held = (
+                f"the constant {fold.constants.values[index]:g}" if constant and fold else "more than zeros"
+            )
+            text = f"{operation.where()} meets {held}"
+            if constant:
+                text += ", with no bias behind it that could take that up"
+            if text not in verdict.reasons[index]:
+                verdict.reasons[index].append(text)
         verdict.exact &= ok
         if fold is None or not (failed & fold.constants.mask).any():
             verdict.foldable &= ok

@@ -1,6 +1,6 @@
 """The smaller model as a function: one recorded program per shape of its inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -84,14 +84,15 @@ class Smaller:
                 close = distance <= tolerance * scale
             if not close:
                 raise ValueError(
-                    f"The smaller model's output differs from the large one's by {distance:.3g}, which is more "
-                    f"than the tolerance of {tolerance:g}. Please report this; verify=False returns it anyway."
+                    f"The smaller model's output differs from the large one's by {distance:.3g}, which is "
+                    f"more than the tolerance of {tolerance:g}. verify=False returns it anyway."
                 )
 
 
-def difference(apply: Smaller, params: PyTree) -> str | None:
-    """Where the traced function, given smaller parameters, first departs from the replay."""
+def difference(apply: Smaller, params: PyTree, function: Callable[..., Any] | None = None) -> str | None:
+    """Where a function, given smaller parameters, first departs from the replay."""
     recipe = apply.graph.recipe
+    apply_fn = recipe.apply_fn if function is None else function
     small = jax.tree.map(shape_of, params)
     flat = flatten(small)
     arrays = [flat.leaves[index] for index in apply.traced]
@@ -101,7 +102,7 @@ def difference(apply: Smaller, params: PyTree) -> str | None:
         leaves = list(flat.leaves)
         for index, array in zip(apply.traced, given, strict=True):
             leaves[index] = array
-        return recipe.apply_fn(flat.rebuild(leaves), *rest)
+        return apply_fn(flat.rebuild(leaves), *rest)
 
     def recorded(given: Sequence[Any], rest: Sequence[Any]) -> Any:
         return jax.tree.unflatten(

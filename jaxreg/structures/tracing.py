@@ -16,7 +16,7 @@ from jaxreg.structures.graph import Graph, Group, Member, Pin, Run
 from jaxreg.structures.program import Program, Value, read
 from jaxreg.structures.roles import find_roles
 from jaxreg.structures.rules_control import walk
-from jaxreg.tree import FlatTree, PyTree, flatten, is_absent
+from jaxreg.tree import FlatTree, PyTree, flatten, is_absent, is_variable_box
 
 _LINEN = "params/"
 
@@ -47,6 +47,8 @@ class Trace:
     """Which leaves of the parameters are arrays; they are the first inputs of the program, in this order."""
     state: dict[int, int]
     """Leaf to the output that is its new value."""
+    untrained: frozenset[int]
+    """Leaves in NNX variables that are no parameters, such as running averages."""
     out_tree: Any
 
     def parameter(self, index: int) -> Value:
@@ -87,7 +89,7 @@ def trace(
             framework checks that their lengths are equal: lists of ``(path pattern, axis)``.
         state: path patterns of leaves that are not trained, such as ``"**/running_mean"``: they shrink with
             their groups, and penalties leave them alone. Those of ``state_outputs`` need not be named, nor
-            the collections of Linen's variables beside ``"params"``.
+            the collections of Linen's variables beside ``"params"`` and the NNX variables beside ``Param``.
         free_inputs: let the inputs lose units. Default: they keep their shape.
         free_outputs: let the outputs lose units.
 
@@ -147,7 +149,7 @@ def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Tra
         value.dims = _fresh(value)
     out_leaves, out_tree = jax.tree.flatten(outputs)
     state = _state_outputs(recipe, out_leaves, out_tree, flat)
-    result = Trace(program, flat, traced, state, out_tree)
+    result = Trace(program, flat, traced, state, _untrained(params), out_tree)
     _pin_arguments(result, recipe)
     walk(program)
     _pin_results(result, recipe)
@@ -284,8 +286,22 @@ def _state_paths(trace: Trace, recipe: Recipe) -> frozenset[str]:
     return frozenset(
         path
         for index, path in enumerate(trace.flat.paths)
-        if named[index] or index in trace.state or (linen and not path.startswith(_LINEN))
+        if named[index]
+        or index in trace.state
+        or index in trace.untrained
+        or (linen and not path.startswith(_LINEN))
     )
+
+
+def _untrained(params: PyTree) -> frozenset[int]:
+    boxes = jax.tree.leaves(params, is_leaf=lambda node: is_absent(node) or is_variable_box(type(node)))
+    found, index = set(), 0
+    for node in boxes:
+        count = len(flatten(node).leaves)
+        if is_variable_box(type(node)) and not any(base.__name__ == "Param" for base in type(node).__mro__):
+            found.update(range(index, index + count))
+        index += count
+    return frozenset(found)
 
 
 def _selected(chosen: Any, flat: FlatTree, name: str) -> list[bool]:
