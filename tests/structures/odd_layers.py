@@ -17,7 +17,15 @@ ODD_LAYERS = """
 
 
 class OddLayers:
-    """Mixed into programs, which have ``width``, ``shape``, ``number``, ``parameter``, ``linear``, ``add``."""
+    """Mixed into programs, whose methods and attributes they use."""
+
+    width: int
+    shape: tuple[int, ...]
+    random: np.random.Generator
+    number: Callable[[int, int], int]
+    parameter: Callable[..., str]
+    linear: Callable[[int, int], Layer]
+    add: Callable[..., None]
 
     def softmax(self) -> None:
         self.add(lambda params, x: jax.nn.softmax(x))

@@ -201,4 +201,4 @@ def test_the_recorded_function_is_not_always_the_module():
     ]:
         _, _, small = compacted(CASE[name])
         assert small.same_module is same, name
-        assert (small.difference_of_module() is None) is same
+        assert (small.module_difference() is None) is same
