@@ -8,9 +8,9 @@ from structures.models.plain import affine
 
 def _over_time(step, gates):
     def apply(params, x):
-        zeros = jnp.zeros((x.shape[0], 5))
+        start = jnp.zeros((x.shape[0], 5)), jnp.zeros((x.shape[0], 5))
         (state, *_), _ = jax.lax.scan(
-            lambda carry, now: (step(params, carry, now), None), (zeros, zeros), x.swapaxes(0, 1)
+            lambda carry, now: (step(params, carry, now), None), start, x.swapaxes(0, 1)
         )
         return affine(params["out"], state)
 
@@ -35,6 +35,12 @@ def _gru(params, carry, now):
     return (1 - update) * new + update * hidden, unused
 
 
+def _elman(params, carry, now):
+    """Nothing but the carry says that what is read next is what was made last."""
+    hidden, unused = carry
+    return jnp.tanh(affine(params["input"], now) + hidden @ params["recurrent"]), unused
+
+
 def _units(gates):
     factors = f"({gates},5*)"
     produced = f"input/kernel@1{factors} input/bias@0{factors} recurrent@1{factors}"
@@ -43,5 +49,6 @@ def _units(gates):
 
 CASES = [
     Case("lstm", _over_time(_lstm, 4), _units(4)),
+    Case("elman", _over_time(_elman, 1), _units(1)),
     Case("gru", _over_time(_gru, 3), _units(3)),
 ]
