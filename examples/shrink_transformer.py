@@ -162,16 +162,9 @@ def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: Any, output: Any) ->
     left.barh(rows, np.ones(len(rows)), color=GREY, alpha=0.35)
     left.barh(rows, [after[name] / before[name] for name in before], color=BLUE)
     for row, name in zip(rows, before, strict=True):
-        left.annotate(
-            f"{after[name]} of {before[name]}",
-            (1, row),
-            (-4, 0),
-            "data",
-            "offset points",
-            ha="right",
-            va="center",
-        )
-    left.set(yticks=rows, yticklabels=list(before), xticks=[], title="What is left")
+        text = f"{after[name]} of {before[name]}"
+        left.annotate(text, (1, row), (5, 0), "data", "offset points", va="center")
+    left.set(yticks=rows, yticklabels=list(before), xticks=[], xlim=(0, 1.35), title="What is left")
 
     middle.plot(*zip(*dense.history, strict=True), color=GREY, label="dense")
     middle.plot(*zip(*tuned.history, strict=True), color=BLUE, label="group lasso")
@@ -180,7 +173,7 @@ def draw(dense: Run, sparse: Run, tuned: Run, milliseconds: Any, output: Any) ->
     middle.annotate(
         "compact", (border, 1), (4, -4), ("data", "axes fraction"), "offset points", color=GREEN, va="top"
     )
-    middle.set(xlabel="step", title="Test loss (nats per character)")
+    middle.set(xlabel="step", title="Test loss (nats per character)", ylim=(None, 3.0))
     middle.legend(loc="upper center")
 
     right.bar(["dense", "compact"], milliseconds, color=[GREY, BLUE], width=0.6)
@@ -193,7 +186,7 @@ def coupled_penalty(graph: Any, strength: float) -> jaxreg.Penalty:
     [channels] = [group for group in graph.groups if group.size == WIDTH]
     others = [group for group in graph.groups if group is not channels]
     mask = jaxreg.masks.path(*(member.path for member in channels.members if member.role == "produces"))
-    return jaxreg.group_lasso(2 * strength, graph.only([channels]), mask=mask) + jaxreg.group_lasso(
+    return jaxreg.group_lasso(3 * strength, graph.only([channels]), mask=mask) + jaxreg.group_lasso(
         strength, graph.only(others), mask=~mask
     )
 
@@ -202,7 +195,7 @@ def main(args: argparse.Namespace) -> None:
     dense_steps, steps, tuning_steps = args.dense_steps, args.steps, args.tuning_steps
     strength, repeats, share = args.strength, 40, 1.0
     if args.quick:  # fewer steps, so that a stronger penalty is needed to reach the zeros
-        dense_steps, steps, tuning_steps, strength, repeats, share = 10, 30, 10, 12 * strength, 5, 0.3
+        dense_steps, steps, tuning_steps, strength, repeats, share = 10, 30, 10, 20 * strength, 5, 0.3
     text = help_text(share)
     ids = text.train[: BATCH * CONTEXT].reshape(BATCH, CONTEXT)
     with tqdm.tqdm(total=dense_steps + 2 * (steps + tuning_steps), unit="step") as progress:
@@ -254,7 +247,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument(
-        "--strength", type=float, default=2.5e-4, help="of the penalty, in units of the loss"
+        "--strength", type=float, default=1.5e-4, help="of the penalty, in units of the loss"
     )
     options.add_argument("--dense-steps", type=int, default=800, help="of training before the penalty")
     options.add_argument("--steps", type=int, default=1000, help="of training with the penalty")
