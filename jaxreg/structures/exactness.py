@@ -20,7 +20,7 @@ from jaxreg.structures.rules_control import scan_counts
 
 PASSED_ON = frozenset(
     """
-    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack tile split slice rev
+    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack unstack tile split slice rev
     dynamic_slice sort cummax cummin
     """.split()
 )
@@ -413,7 +413,7 @@ _SPECIAL: dict[str, Callable[[Exactness, Operation, Sequence[Facts]], Facts]] = 
     **dict.fromkeys(NEUTRAL, _reduction),
     **dict.fromkeys(["cumsum", "reduce_window_sum"], _kept_zeros),
     **dict.fromkeys(["reduce_window_max", "reduce_window_min"], _window_max),
-    **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "dynamic_update_slice"], _updated),
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "dynamic_update_slice"], _updated),
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "pad": _pad,
