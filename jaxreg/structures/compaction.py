@@ -208,12 +208,7 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
         raise TypeError(
             "The 'params' parameter of compact must hold concrete arrays: shapes depend on zeros."
         )
-    return [
-        np.asarray(leaf)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
-        else np.zeros(leaf.shape)
-        for leaf in leaves
-    ]
+    return [np.asarray(leaf) if isinstance(leaf.dtype, np.dtype) else np.zeros(leaf.shape) for leaf in leaves]
 
 
 def _remove(
@@ -249,9 +244,10 @@ def _remove(
     for unit in left:
         if round_to is None:
             break
-        missing = min(-len(left[unit]) % round_to, unit.size - len(left[unit]))
-        for index in np.setdiff1d(np.arange(unit.size), left[unit])[:missing].tolist():
-            left[unit] = np.sort(np.append(left[unit], index))
+        gone = np.setdiff1d(np.arange(unit.size), left[unit]).tolist()
+        # Those that no bias made up for come first.
+        back = sorted(gone, key=lambda index: (unit, index) in changes)[: -len(left[unit]) % round_to]
+        left[unit] = np.union1d(left[unit], back).astype(int)
     final = _folded(given, changes, left)
     return Removal(left), {n: new for n, new in enumerate(final) if new is not given[n]}, refused
 
@@ -290,7 +286,7 @@ def _refused(
                 dead |= np.logical_and.reduce(flags)
         by_reason: dict[str, list[int]] = {}
         for index in left[unit][dead[left[unit]]]:
-            text = "; ".join(verdicts[unit].reasons[index][:_SHOWN]) or "the last of its group"
+            text = "; ".join(verdicts[unit].reasons(index)[:_SHOWN]) or "the last of its group"
             by_reason.setdefault(text, []).append(int(index))
         found += [Refusal(number, tuple(indices), reason) for reason, indices in by_reason.items()]
     return found

@@ -108,6 +108,25 @@ def unify(a: Dimension, b: Dimension, reason: Reason) -> None:
         pin(b, lambda: why)
 
 
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of old and new axes that hold the same positions; axes of length 1 aside."""
+    left = [axis for axis, size in enumerate(old) if size != 1]
+    right = [axis for axis, size in enumerate(new) if size != 1]
+    found = []
+    while left:
+        olds, news = [left.pop(0)], [right.pop(0)]
+        ours, theirs = old[olds[0]], new[news[0]]
+        while ours != theirs:
+            if ours < theirs:
+                olds.append(left.pop(0))
+                ours *= old[olds[-1]]
+            else:
+                news.append(right.pop(0))
+                theirs *= new[news[-1]]
+        found.append((olds, news))
+    return found
+
+
 def cut(dimension: Dimension, sizes: Sequence[int], reason: Reason) -> list[Dimension]:
     """The dimension as a concatenation of parts of these sizes."""
     parts = [leaf(size) for size in sizes]
@@ -181,15 +200,24 @@ def _terms(dimension: Dimension) -> list[Dimension]:
 
 
 def _match_products(ours: list[Dimension], theirs: list[Dimension], reason: Reason) -> bool:
-    """Refine two merges from the slowest axis on; False where the boundaries do not nest."""
+    """Refine two merges; runs of axes whose boundaries do not nest are pinned."""
+    for olds, news in blocks([d.size for d in ours], [d.size for d in theirs]):
+        left, right = [ours[number] for number in olds], [theirs[number] for number in news]
+        if not _nest(left, right, reason):
+            for dimension in left + right:
+                pin(dimension, reason)
+    return True
+
+
+def _nest(ours: list[Dimension], theirs: list[Dimension], reason: Reason) -> bool:
     left, right = list(ours), list(theirs)
     while left and right:
         a, b = find(left.pop(0)), find(right.pop(0))
         if a.size < b.size:
             a, b, left, right = b, a, right, left
+        if a.size % b.size:
+            return False
         if a.size > b.size:
-            if b.size == 0 or a.size % b.size:
-                return False
             rest = leaf(a.size // b.size)
             unify(a, product([b, rest]), reason)
             left.insert(0, rest)

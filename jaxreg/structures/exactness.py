@@ -20,7 +20,7 @@ from jaxreg.structures.rules_control import scan_counts
 
 PASSED_ON = frozenset(
     """
-    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack tile split slice rev
+    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack unstack tile split slice rev
     dynamic_slice sort cummax cummin
     """.split()
 )
@@ -45,14 +45,35 @@ class Fold:
     """The units that this product keeps from going as they are."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Objection:
+    """An operation that sees more than nothing in some units, and the constants that it sees."""
+
+    operation: Operation
+    units: np.ndarray
+    constants: Known | None
+
+    def text(self, unit: int) -> str:
+        if self.constants is None or not self.constants.mask[unit]:
+            return f"{self.operation.where()} meets more than zeros"
+        return (
+            f"{self.operation.where()} meets the constant {self.constants.values[unit]:g}, with no bias "
+            "behind it that could take that up"
+        )
+
+
 @dataclasses.dataclass
 class Verdict:
     """Of one group: for each unit whether it may go as it is, why not, and what would have to be folded."""
 
     exact: np.ndarray
-    reasons: list[list[str]]
     foldable: np.ndarray
-    folds: list[Fold]
+    objections: list[Objection] = dataclasses.field(default_factory=list)
+    folds: list[Fold] = dataclasses.field(default_factory=list)
+
+    def reasons(self, unit: int) -> list[str]:
+        found = [objection.text(unit) for objection in self.objections if objection.units[unit]]
+        return list(dict.fromkeys(found))
 
 
 class Exactness:
@@ -66,10 +87,7 @@ class Exactness:
         self.kept = kept
         self.recording = True
         self.verdicts = {
-            unit: Verdict(
-                np.ones(unit.size, bool), [[] for _ in range(unit.size)], np.ones(unit.size, bool), []
-            )
-            for unit in tracked
+            unit: Verdict(np.ones(unit.size, bool), np.ones(unit.size, bool)) for unit in tracked
         }
         self._units: dict[Value, list[list[Dimension]]] = {}
 
@@ -150,16 +168,8 @@ class Exactness:
             return
         verdict = self.verdicts[unit]
         failed = ~ok
-        for index in np.flatnonzero(failed):
-            constant = fold is not None and fold.constants.mask[index]
-            held = (
-                f"the constant {fold.constants.values[index]:g}" if constant and fold else "more than zeros"
-            )
-            text = f"{operation.where()} meets {held}"
-            if constant:
-                text += ", with no bias behind it that could take that up"
-            if text not in verdict.reasons[index]:
-                verdict.reasons[index].append(text)
+        if failed.any():
+            verdict.objections.append(Objection(operation, failed, None if fold is None else fold.constants))
         verdict.exact &= ok
         if fold is None or not (failed & fold.constants.mask).any():
             verdict.foldable &= ok
@@ -403,7 +413,7 @@ _SPECIAL: dict[str, Callable[[Exactness, Operation, Sequence[Facts]], Facts]] = 
     **dict.fromkeys(NEUTRAL, _reduction),
     **dict.fromkeys(["cumsum", "reduce_window_sum"], _kept_zeros),
     **dict.fromkeys(["reduce_window_max", "reduce_window_min"], _window_max),
-    **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "dynamic_update_slice"], _updated),
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "dynamic_update_slice"], _updated),
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "pad": _pad,

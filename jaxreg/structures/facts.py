@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxreg.structures.dimensions import Dimension, leaves
+from jaxreg.structures.dimensions import Dimension, leaves, positions
 from jaxreg.structures.program import Operation, Value, bind
 
 
@@ -52,28 +52,39 @@ def of_array(value: Value, array: Any, tracked: frozenset[Dimension], kept: Any)
     array = np.asarray(array)
     if array.size == 0:
         return nothing(value)
-    if array.size == 1 or (array == array.reshape(-1)[:1]).all():
-        return Facts(whole=array.reshape(-1)[0])
+    first = array.reshape(-1)[0]
+    if array.reshape(-1)[-1] == first and (array == first).all():
+        return Facts(whole=first)
+    for axis, dimension in enumerate(value.dims):
+        left = kept(dimension)
+        if len(left) != dimension.size:
+            array = np.take(array, left, axis)
     axes: list[dict[Dimension, Known]] = []
     for axis, dimension in enumerate(value.dims):
         mine = [unit for unit in dict.fromkeys(leaves(dimension)) if unit in tracked]
         found = {}
         if mine:
-            rest = [kept(d) if n != axis else np.arange(d.size) for n, d in enumerate(value.dims)]
-            flat = np.moveaxis(array[np.ix_(*rest)], axis, 0).reshape(dimension.size, -1)
-            lowest, highest = flat.min(axis=1), flat.max(axis=1)
+            others = tuple(other for other in range(array.ndim) if other != axis)
+            lowest, highest = (np.full(dimension.size, first) for _ in range(2))
+            lowest[kept(dimension)] = array.min(axis=others)
+            highest[kept(dimension)] = array.max(axis=others)
             for unit in mine:
-                places = indices(dimension, unit)
+                places = _left(indices(dimension, unit), kept(dimension))
                 low, high = lowest[places].min(axis=1), highest[places].max(axis=1)
                 found[unit] = Known(low == high, low)
         axes.append(found)
     return Facts(axes=tuple(axes))
 
 
+def _left(places: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The positions of each unit, where one that is gone is replaced by one that is not."""
+    alive = np.isin(places, kept)
+    substitute = np.take_along_axis(places, alive.argmax(axis=1)[:, None], axis=1)
+    return np.where(alive, places, substitute)
+
+
 def indices(dimension: Dimension, unit: Dimension) -> np.ndarray:
     """(units, k): the positions of each unit along a dimension."""
-    from jaxreg.structures.dimensions import positions
-
     steps = np.arange(unit.size)[:, None]
     found = [np.asarray(b)[None] + steps * stride for u, stride, b in positions(dimension) if u is unit]
     return np.concatenate(found, axis=1)

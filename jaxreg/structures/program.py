@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core, source_info_util
 
+from jaxreg.structures.constants import as_slice, folded
 from jaxreg.structures.dimensions import Dimension
 
 INLINED = frozenset("jit pjit closed_call core_call core_closed_call call xla_call".split())
@@ -117,9 +118,26 @@ class _Reader:
                 self.calls.pop()
             else:
                 results = [_value(var.aval) for var in equation.outvars]
-                program.operations.append(self.operation(equation, arguments, results))
+                self.add(equation, arguments, results, program)
             env.update(zip(equation.outvars, results, strict=True))
         return [lookup(atom) for atom in jaxpr.outvars]
+
+    def add(self, equation: Any, inputs: list[Value], outputs: list[Value], program: Program) -> None:
+        name, params, first = equation.primitive.name, equation.params, outputs[0] if outputs else None
+        if first is not None and len(outputs) == 1:
+            constant = folded(name, params, [value.constant for value in inputs], first.shape, first.dtype)
+            if constant is not None:
+                first.constant = constant
+                program.constants.append(first)
+                return
+        operation = self.operation(equation, inputs, outputs)
+        if name in ("gather", "dynamic_slice"):
+            places = [value.constant for value in inputs[1:]]
+            static = as_slice(name, params, inputs[0].shape, places, outputs[0].shape)
+            if static is not None:
+                operation.primitive, operation.params = static
+                operation.inputs = operation.inputs[:1]
+        program.operations.append(operation)
 
     def operation(self, equation: Any, inputs: Sequence[Value], outputs: Sequence[Value]) -> Operation:
         name, params = equation.primitive.name, equation.params

@@ -31,7 +31,7 @@ ELEMENTWISE = frozenset(
     le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or
     polygamma population_count pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem
     round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor zeros_like zeta sharding_constraint pvary pbroadcast
+    stop_gradient sub tan tanh xor zeros_like zeta sharding_constraint layout_constraint mulhi pvary
     """.split()
 )
 IDENTITIES = frozenset(["device_put", "optimization_barrier"])

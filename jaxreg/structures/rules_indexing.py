@@ -34,7 +34,7 @@ def gather(operation: Operation) -> Axes:
     return [axes]
 
 
-@rule("scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter-mul", "scatter_min", "scatter_max")
+@rule("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
 def scatter(operation: Operation) -> Axes:
     numbers = operation.params["dimension_numbers"]
     operand, indices, updates = operation.inputs

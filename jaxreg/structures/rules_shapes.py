@@ -2,7 +2,17 @@
 
 import itertools
 
-from jaxreg.structures.dimensions import Dimension, concatenation, cut, leaf, pin, product, split, unify
+from jaxreg.structures.dimensions import (
+    Dimension,
+    blocks,
+    concatenation,
+    cut,
+    leaf,
+    pin,
+    product,
+    split,
+    unify,
+)
 from jaxreg.structures.program import Operation
 from jaxreg.structures.rules import Axes, Axis, fixed, hold, join, kept, rule, unknown
 
@@ -66,25 +76,6 @@ def reshape(operation: Operation) -> Axes:
     return [out]
 
 
-def blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of old and new axes that hold the same positions; axes of length 1 aside."""
-    left = [axis for axis, size in enumerate(old) if size != 1]
-    right = [axis for axis, size in enumerate(new) if size != 1]
-    found = []
-    while left:
-        olds, news = [left.pop(0)], [right.pop(0)]
-        ours, theirs = old[olds[0]], new[news[0]]
-        while ours != theirs:
-            if ours < theirs:
-                olds.append(left.pop(0))
-                ours *= old[olds[-1]]
-            else:
-                news.append(right.pop(0))
-                theirs *= new[news[-1]]
-        found.append((olds, news))
-    return found
-
-
 @rule("concatenate")
 def concatenate(operation: Operation) -> Axes:
     along = operation.params["dimension"]
@@ -107,6 +98,14 @@ def stack(operation: Operation) -> Axes:
     axes = [join(operation, [(p, axis) for p in places]) for axis in range(len(operation.inputs[0].shape))]
     axes.insert(along, fixed(operation, len(operation.inputs)))
     return [axes]
+
+
+@rule("unstack")
+def unstack(operation: Operation) -> Axes:
+    along = operation.params["axis"] % len(operation.inputs[0].shape)
+    hold(operation, [along])
+    rest = [axis for axis in range(len(operation.inputs[0].shape)) if axis != along]
+    return [[kept(operation, axis) for axis in rest] for _ in operation.outputs]
 
 
 @rule("tile")
