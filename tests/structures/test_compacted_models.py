@@ -10,6 +10,7 @@ from structures.models import CASES
 from structures.oracles import (
     Outputs,
     Run,
+    compiled,
     dead_units,
     differ,
     golden,
@@ -28,9 +29,7 @@ CASE = {case.name: case for case in CASES}
 TRAINED = [
     "mlp",
     "custom_gradient",
-    "shared_weights",
     "grouped_convolution",
-    "resnet_b_in_training",
     "gpt_qkv_by_reshape",
     "scanned_layers",
     "gru",
@@ -79,15 +78,15 @@ def test_optimizer_states_are_cut_like_their_parameters(optimizer):
     made, graph = made_of(case), graph_of(case)
     chosen = dead_units(graph.groups)
     params = with_zeros(made.params, chosen)
-    state = optimizer.init(params)
+    state = jax.tree.map(np.asarray, jax.jit(optimizer.init)(params))
     random = np.random.default_rng(0)
     state = jax.tree.map(
-        lambda leaf: jnp.asarray(random.uniform(1, 2, leaf.shape), leaf.dtype) if leaf.ndim else leaf + 7,
+        lambda leaf: random.uniform(1, 2, leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf + 7,
         state,
     )
     small = jaxreg.compact(graph, params, opt_state=state)
     assert jax.tree.structure(small.opt_state) == jax.tree.structure(state)
-    shapes = jax.tree.map(jnp.shape, optimizer.init(small.params))
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(optimizer.init, small.params))
     assert jax.tree.map(jnp.shape, small.opt_state) == shapes
 
     # Counts are kept, and every moment is that of the weight which it stood beside.
@@ -111,25 +110,28 @@ def test_one_more_step_is_the_same_step():
     made = made_of(case)
     optimizer = optax.adamw(0.1, weight_decay=0.01)
 
-    def step(apply):
+    def step(apply, *given):
         def updated(params, state):
             grads = jax.grad(lambda p: jnp.mean(apply(p, *made.inputs) ** 2))(params)
             return jaxreg.step(optimizer, grads, state, params)
 
-        return jax.jit(updated)
+        return compiled(updated, *given)
 
     graph = graph_of(case)
     chosen = dead_units(graph.groups)
     start = with_zeros(made.params, chosen)
-    _, state = step(made.apply)(start, optimizer.init(start))
+    state = jax.jit(optimizer.init)(start)
+    large = step(made.apply, start, state)
+    _, state = large(start, state)
     small = jaxreg.compact(graph, start, opt_state=state)
-    large_params, _ = step(made.apply)(start, state)
-    small_params, _ = step(small.apply)(small.params, small.opt_state)
+    large_params, _ = large(start, state)
+    given = small.params, small.opt_state
+    small_params, _ = step(small.apply, *given)(*given)
     expected = without(leaves_by_path(large_params), chosen)
     assert_close(leaves_by_path(small_params), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet_b", "gpt_qkv_by_reshape", "lstm", "sigmoid_before_a_bias"])
+@pytest.mark.parametrize("name", ["mlp", "densenet", "elman", "sigmoid_before_a_bias"])
 def test_a_second_round_of_removal(name):
     case = CASE[name]
     made = made_of(case)
@@ -148,7 +150,7 @@ def test_a_second_round_of_removal(name):
     assert differ(before, after) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["lenet", "gru", "gpt_qkv_by_reshape"])
+@pytest.mark.parametrize("name", ["lenet", "gru"])
 def test_another_batch_size(name):
     case = CASE[name]
     made = made_of(case)

@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 from helpers import assert_close
 from structures.models import CASES
-from structures.oracles import graph_of, inside, leaves_by_path, made_of, producers
+from structures.oracles import compiled, graph_of, inside, leaves_by_path, made_of, producers
 
 import jaxreg
 
 STRENGTH = 0.2
 CASE = {case.name: case for case in CASES}
-DISJOINT = ["mlp", "lenet", "resnet_a", "densenet", "mobilenet", "scanned_layers", "lstm", "gru"]
+DISJOINT = ["mlp", "lenet", "resnet_a", "mobilenet", "lstm"]
 """Models in which no two groups hold the same producing elements."""
 
 
 def graph_with_state(case):
     return graph_of(case, state="batch_stats/**" if "batch_stats" in made_of(case).params else ())
+
+
+def called(function, *args):
+    return compiled(function, *args)(*args)
 
 
 def norms(case, params, weigh):
@@ -32,15 +36,14 @@ def norms(case, params, weigh):
     return total
 
 
-@pytest.mark.parametrize("name", DISJOINT)
-@pytest.mark.parametrize("weigh", [True, False], ids=["size_weights", "plain"])
+@pytest.mark.parametrize(("name", "weigh"), [*((name, True) for name in DISJOINT), ("mlp", False)])
 def test_the_value_is_the_sum_of_norms_over_all_leaves(name, weigh):
     case = CASE[name]
     made = made_of(case)
     graph = graph_with_state(case)
     penalty = jaxreg.group_lasso(STRENGTH, graph, size_weights=weigh)
     expected = STRENGTH * norms(case, made.params, weigh)
-    np.testing.assert_allclose(jax.jit(penalty)(made.params), expected, rtol=1e-5)
+    np.testing.assert_allclose(called(penalty, made.params), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", DISJOINT)
@@ -62,7 +65,7 @@ def test_the_prox_scales_every_unit_by_its_norm(name):
     for radius, entries in radii:
         for path, leaf in expected.items():
             leaf[entries[path]] *= max(1 - step / radius, 0.0)
-    got = leaves_by_path(jax.jit(penalty.prox)(made.params, step))
+    got = leaves_by_path(called(penalty.prox, made.params, step))
     assert_close(got, expected, rtol=2e-5, atol=1e-6)
     assert any(np.any(leaf == 0) for leaf in got.values())
 
@@ -71,7 +74,7 @@ def test_state_and_consumers_and_outputs_keep_their_bits():
     case = CASE["resnet_b"]
     made = made_of(case)
     penalty = jaxreg.group_lasso(1e3, graph_with_state(case))
-    before, after = (leaves_by_path(tree) for tree in (made.params, penalty.prox(made.params, 1.0)))
+    before, after = (leaves_by_path(tree) for tree in (made.params, called(penalty.prox, made.params, 1.0)))
     for path in before:
         if path.startswith("batch_stats") or "classes" in path:
             assert before[path].tobytes() == after[path].tobytes()
@@ -81,16 +84,16 @@ def test_state_and_consumers_and_outputs_keep_their_bits():
 
 def test_new_values_of_state_need_not_be_named_twice():
     case = CASE["resnet_b_in_training"]
-    value = jaxreg.group_lasso(STRENGTH, graph_of(case))(made_of(case).params)
+    value = called(jaxreg.group_lasso(STRENGTH, graph_of(case)), made_of(case).params)
     np.testing.assert_allclose(value, STRENGTH * norms(case, made_of(case).params, True), rtol=1e-5)
 
 
 def test_the_parameters_alone_may_be_penalised():
-    case = CASE["resnet_b"]
+    case = CASE["lenet"]
     params = made_of(case).params
-    penalty = jaxreg.group_lasso(STRENGTH, graph_with_state(case))
-    assert_close(penalty(params["params"]), penalty(params))
-    assert_close(penalty.prox(params["params"], 0.5), penalty.prox(params, 0.5)["params"])
+    penalty = jaxreg.group_lasso(STRENGTH, graph_of(case))
+    assert_close(called(penalty, params["params"]), called(penalty, params))
+    assert_close(called(penalty.prox, params["params"], 0.5), called(penalty.prox, params, 0.5)["params"])
 
 
 def test_of_groups_that_overlap_the_slower_axis_is_penalised():
@@ -99,14 +102,14 @@ def test_of_groups_that_overlap_the_slower_axis_is_penalised():
     params, graph = made_of(case).params, graph_of(case)
     qkv = np.asarray(params["qkv"]["kernel"]).reshape(8, 3, 2, 4)
     bias = np.asarray(params["qkv"]["bias"]).reshape(3, 2, 4)
-    over_heads = jnp.sqrt((qkv**2).sum((0, 1, 3)) + (bias**2).sum((0, 2))).sum()
-    over_channels = jnp.sqrt((qkv**2).sum((0, 1, 2)) + (bias**2).sum((0, 1))).sum()
+    over_heads = np.sqrt((qkv**2).sum((0, 1, 3)) + (bias**2).sum((0, 2))).sum()
+    over_channels = np.sqrt((qkv**2).sum((0, 1, 2)) + (bias**2).sum((0, 1))).sum()
     mask = jaxreg.masks.path("qkv/*")
     by_heads = jaxreg.group_lasso(1.0, graph, size_weights=False, mask=mask)
-    np.testing.assert_allclose(by_heads(params), over_heads, rtol=1e-5)
+    np.testing.assert_allclose(called(by_heads, params), over_heads, rtol=1e-5)
     chosen = graph.only(group for group in graph.groups if group.size == 4)
     by_channels = jaxreg.group_lasso(1.0, chosen, size_weights=False, mask=mask)
-    np.testing.assert_allclose(by_channels(params), over_channels, rtol=1e-5)
+    np.testing.assert_allclose(called(by_channels, params), over_channels, rtol=1e-5)
 
 
 def test_graphs_rebuilt_in_a_loop_compile_once():
@@ -143,8 +146,8 @@ def test_units_of_other_group_penalties_are_whole(make):
         layer: np.concatenate([made.params[layer]["kernel"], made.params[layer]["bias"][None]])
         for layer in ("0", "1")
     }
-    by_graph = make(graph_of(case)).prox(made.params, 0.4)
-    by_columns = make(jaxreg.groups.outputs()).prox(joined, 0.4)
+    by_graph = called(make(graph_of(case)).prox, made.params, 0.4)
+    by_columns = called(make(jaxreg.groups.outputs()).prox, joined, 0.4)
     for layer, both in by_columns.items():
         assert_close(by_graph[layer]["kernel"], both[:-1])
         assert_close(by_graph[layer]["bias"], both[-1])
@@ -163,15 +166,14 @@ def test_a_proximal_optimizer_makes_whole_units_zero():
     penalty = jaxreg.group_lasso(1.0, graph_of(case), size_weights=False)
     optimizer = jaxreg.prox_sgd(0.1, penalty)
 
-    @jax.jit
     def train(params):
-        state = optimizer.init(params)
-        for _ in range(12):
-            grads = jax.grad(lambda p: jnp.mean(made.apply(p, *made.inputs) ** 2))(params)
-            params, state = jaxreg.step(optimizer, grads, state, params)
-        return params
+        def step(_, carry):
+            grads = jax.grad(lambda p: jnp.mean(made.apply(p, *made.inputs) ** 2))(carry[0])
+            return jaxreg.step(optimizer, grads, carry[1], carry[0])
 
-    params = train(made.params)
+        return jax.lax.fori_loop(0, 12, step, (params, optimizer.init(params)))[0]
+
+    params = called(train, made.params)
     dead = {layer: ~np.any(params[layer]["kernel"], axis=0) for layer in ("0", "1")}
     for layer, units in dead.items():
         np.testing.assert_array_equal(np.asarray(params[layer]["bias"]) == 0, units)
