@@ -69,7 +69,7 @@ from jaxreg.penalties import (
     total_variation,
     unit_norm,
 )
-from jaxreg.structures import compact
+from jaxreg.structures.compaction import compact
 from jaxreg.transforms import add_penalty, proximal, proximal_group_lasso, proximal_l1, weight_decay
 from jaxreg.tuning import strength_max
 

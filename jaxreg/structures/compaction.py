@@ -13,14 +13,15 @@ from jaxreg.arguments import check_flag, check_number, check_whole_number
 from jaxreg.structures import folding
 from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
-from jaxreg.structures.exactness import Exactness, Verdict
+from jaxreg.structures.exactness import Exactness
 from jaxreg.structures.graph import Graph, Group
 from jaxreg.structures.in_place import nnx_update
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
 from jaxreg.structures.slicing import slice_like
-from jaxreg.structures.smaller import Smaller, difference
+from jaxreg.structures.smaller import Smaller
 from jaxreg.structures.tracing import Trace, find_groups, retrace
+from jaxreg.structures.verdicts import Verdict
 from jaxreg.tree import PyTree
 
 _SHOWN = 3  # reasons of a refusal
@@ -33,6 +34,7 @@ class Refusal:
     group: int
     units: tuple[int, ...]
     reason: str
+    """The operations for which the units are more than nothing, with the user's source lines."""
 
     def __str__(self) -> str:
         number = f"{len(self.units)} unit{'' if len(self.units) == 1 else 's'}"
@@ -80,7 +82,7 @@ class Compacted:
         Returns:
             The first difference, in words, or None if there is none.
         """
-        return difference(self.apply, self.params, apply_fn)
+        return self.apply.difference(self.params, apply_fn)
 
     def update_nnx(self, module: Any) -> None:
         """Put the smaller arrays into an NNX module, in place.

@@ -1,6 +1,6 @@
 """Whole numbers that are known while a program is read, and what they make static.
 
-``x[..., ::2]`` and ``x[-1]`` are slices in newer versions of JAX; in older ones gathers at computed positions.
+``x[..., ::2]`` and ``x[-1]`` are slices in newer versions of JAX; older ones gather at computed positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence

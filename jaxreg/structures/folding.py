@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxreg.structures.dimensions import find
-from jaxreg.structures.exactness import Fold
 from jaxreg.structures.facts import indices
 from jaxreg.structures.program import Operation, Program, Value
 from jaxreg.structures.removal import Removal
+from jaxreg.structures.verdicts import Fold
 
 _SAME_ORDER = frozenset("broadcast_in_dim reshape convert_element_type expand_dims squeeze".split())
 

@@ -128,6 +128,18 @@ def load(path: str | os.PathLike[str]) -> Loaded:
 
     Raises:
         ValueError: if the file is of another format.
+
+    Examples:
+        >>> import jax.numpy as jnp, tempfile, os
+        >>> import jaxreg
+        >>> params = {"up": jnp.eye(3), "down": jnp.ones((3, 2))}
+        >>> graph = jaxreg.structures.trace(lambda p, x: x @ p["up"] @ p["down"], params, jnp.ones((1, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = os.path.join(folder, "model.zip")
+        ...     jaxreg.structures.save(file, jaxreg.compact(graph, params))
+        ...     loaded = jaxreg.structures.load(file)
+        >>> print(loaded.apply(loaded.params, jnp.ones((1, 3))))
+        [[3. 3.]]
     """
     with zipfile.ZipFile(path) as archive:
         table = json.loads(archive.read(_TABLE))

@@ -26,9 +26,12 @@ class Smaller:
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
+        return self._program(inputs)(self._arrays(params), inputs)
+
+    def _arrays(self, params: PyTree) -> list[Any]:
+        """Modules may have leaves that are no arrays, such as activation functions."""
         flat = flatten(params)
-        arrays = [flat.leaves[index] for index in self.traced]
-        return self._program(inputs)(arrays, inputs)
+        return [flat.leaves[index] for index in self.traced]
 
     def _program(self, inputs: Sequence[Any]) -> Any:
         shapes = jax.tree.map(_signature, inputs)
@@ -66,10 +69,39 @@ class Smaller:
         left = {found[group]: kept for group, kept in self.kept.items() if group in found}
         return trace, Removal(left)
 
+    def _on_arrays(self, params: PyTree, function: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """The traced function, or another one, as a function of the arrays in ``params`` alone."""
+        flat = flatten(params)
+        apply_fn = self.graph.recipe.apply_fn if function is None else function
+
+        def run(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
+            leaves = list(flat.leaves)
+            for index, array in zip(self.traced, arrays, strict=True):
+                leaves[index] = array
+            return apply_fn(flat.rebuild(leaves), *inputs)
+
+        return run
+
+    def difference(self, small: PyTree, function: Callable[..., Any] | None = None) -> str | None:
+        """Where a function, given smaller parameters, first departs from the replay."""
+        arrays, inputs = [shape_of(array) for array in self._arrays(small)], self.graph.recipe.inputs
+
+        def recorded(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
+            given = [*arrays, *jax.tree.leaves(inputs)]
+            return jax.tree.unflatten(self.trace.out_tree, replay(self.trace.program, self.removal, given))
+
+        expected = read(jax.make_jaxpr(recorded)(arrays, inputs))
+        try:
+            found = read(jax.make_jaxpr(self._on_arrays(small, function))(arrays, inputs))
+        # Whatever the user's own code raises on shapes that it did not expect.
+        except Exception as error:
+            return f"it raises {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return first_difference(expected, found)
+
     def verify(self, large: PyTree, small: PyTree, inputs: Sequence[Any], tolerance: float) -> None:
         """Raise if the outputs of the two models differ."""
         trace, removal = self._at(inputs)
-        expected = jax.tree.leaves(jax.jit(self.graph.recipe.apply_fn)(large, *inputs))
+        expected = jax.tree.leaves(jax.jit(self._on_arrays(large))(self._arrays(large), inputs))
         found = jax.tree.leaves(self(small, *inputs))
         for value, wanted, got in zip(trace.program.outputs, expected, found, strict=True):
             wanted = np.asarray(removal.take(value, np.asarray(wanted)))
@@ -87,36 +119,6 @@ class Smaller:
                     f"The smaller model's output differs from the large one's by {distance:.3g}, which is "
                     f"more than the tolerance of {tolerance:g}. verify=False returns it anyway."
                 )
-
-
-def difference(apply: Smaller, params: PyTree, function: Callable[..., Any] | None = None) -> str | None:
-    """Where a function, given smaller parameters, first departs from the replay."""
-    recipe = apply.graph.recipe
-    apply_fn = recipe.apply_fn if function is None else function
-    small = jax.tree.map(shape_of, params)
-    flat = flatten(small)
-    arrays = [flat.leaves[index] for index in apply.traced]
-    inputs = recipe.inputs
-
-    def rerun(given: Sequence[Any], rest: Sequence[Any]) -> Any:
-        leaves = list(flat.leaves)
-        for index, array in zip(apply.traced, given, strict=True):
-            leaves[index] = array
-        return apply_fn(flat.rebuild(leaves), *rest)
-
-    def recorded(given: Sequence[Any], rest: Sequence[Any]) -> Any:
-        return jax.tree.unflatten(
-            apply.trace.out_tree,
-            replay(apply.trace.program, apply.removal, [*given, *jax.tree.leaves(rest)]),
-        )
-
-    expected = read(jax.make_jaxpr(recorded)(arrays, inputs))
-    try:
-        found = read(jax.make_jaxpr(rerun)(arrays, inputs))
-    # Whatever the user's own code raises on shapes that it did not expect.
-    except Exception as error:
-        return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return first_difference(expected, found)
 
 
 def _signature(leaf: Any) -> Any:
