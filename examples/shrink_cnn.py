@@ -159,7 +159,7 @@ def main(args: argparse.Namespace) -> None:
     epochs, tuning_epochs, strength, repeats = args.epochs, args.tuning_epochs, args.strength, 60
     if args.quick:  # fewer steps, so that a stronger penalty is needed to reach the zeros
         images = images._replace(x_train=images.x_train[:640], y_train=images.y_train[:640])
-        epochs, tuning_epochs, strength, repeats = 5, 2, 4 * strength, 10
+        epochs, tuning_epochs, strength, repeats = 6, 2, 2 * strength, 10
     x = images.x_test[:500]
     with tqdm.tqdm(total=2 * epochs + tuning_epochs, unit="epoch") as progress:
         trainer = Trainer(images, args.seed, progress)
@@ -173,10 +173,13 @@ def main(args: argparse.Namespace) -> None:
         penalty = jaxreg.group_lasso(strength, graph, size_weights=False)
         sparse = trainer.fit("group lasso", start, jaxreg.prox_adam(rate, penalty), epochs)
 
-        # The new network has the outputs of the one with zeros, and is checked to have them. A module
-        # built with the new widths runs on the new variables, so that training goes on as ever.
+        # The new network has the outputs of the one with zeros, and is checked to have them. So has a
+        # module built with the new widths, which is trained on like any other.
         small = jaxreg.compact(graph, sparse.variables, inputs=(x,), tolerance=1e-5)
         rebuilt = CNN(trainer.classes, widths_of(small.params))
+        difference = small.module_difference(rebuilt.apply)
+        if difference is not None:
+            raise SystemExit(f"The rebuilt module is another function: {difference}")
         rate = optax.cosine_decay_schedule(3e-4, tuning_epochs * steps)
         tuned = trainer.fit("tuning", small.params, optax.adam(rate), tuning_epochs)
 
