@@ -26,9 +26,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
     "max": np.maximum,
     "select_n": lambda which, *cases: np.choose(which, cases),
-    "squeeze": lambda x: x,
-    "reshape": lambda x: x,
-    "convert_element_type": lambda x: x,
+    **dict.fromkeys(["squeeze", "reshape", "convert_element_type", "copy", "device_put"], lambda x: x),
 }
 
 
