@@ -23,7 +23,7 @@ from common import BLUE, GREEN, GREY, Images, digits, load_images, new_figure, p
 import jaxreg
 
 BATCH = 64
-WIDTHS = {"stem": 32, "block1": 32, "down": 64, "block2": 64, "block3": 64}
+WIDTHS = {"stem": 48, "block1": 48, "down": 96, "block2": 96, "block3": 96}
 
 
 class CNN(nn.Module):
@@ -175,7 +175,7 @@ def main(args: argparse.Namespace) -> None:
 
         # The new network has the outputs of the one with zeros, and is checked to have them. So has a
         # module built with the new widths, which is trained on like any other.
-        small = jaxreg.compact(graph, sparse.variables, inputs=(x,), tolerance=1e-5)
+        small = jaxreg.compact(graph, sparse.variables, round_to=args.round_to, inputs=(x,), tolerance=1e-5)
         rebuilt = CNN(trainer.classes, widths_of(small.params))
         difference = small.module_difference(rebuilt.apply)
         if difference is not None:
@@ -213,5 +213,6 @@ if __name__ == "__main__":
     )
     options.add_argument("--strength", type=float, default=5e-2, help="of the penalty, in units of the loss")
     options.add_argument("--epochs", type=int, default=25, help="of training")
+    options.add_argument("--round-to", type=int, default=4, help="widths that hardware likes are multiples")
     options.add_argument("--tuning-epochs", type=int, default=10, help="of training after the removal")
     main(options.parse_args())
