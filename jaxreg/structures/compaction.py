@@ -41,7 +41,7 @@ class Refusal:
         return f"group {self.group}: {number} kept: {self.reason}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Compacted:
     """A smaller model that computes what the larger one did; what :func:`compact` returns.
 
@@ -66,6 +66,10 @@ class Compacted:
     refused: tuple[Refusal, ...]
     report: CompactReport
     apply: Smaller
+
+    def __repr__(self) -> str:
+        before, after = self.report.before.parameters, self.report.after.parameters
+        return f"Compacted({before:,} to {after:,} parameters, {len(self.refused)} refusals)"
 
     def module_difference(self, apply_fn: Callable[..., Any] | None = None) -> str | None:
         """Why a function must not be run on the smaller parameters in place of :attr:`apply`; None if it may.

@@ -162,7 +162,7 @@ def _pad(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fac
             known = fact.along(axis, unit) if unit in inner else None
             if unit not in inner and filler is not None:
                 known = Known(np.ones(unit.size, bool), np.full(unit.size, filler))
-            elif known is not None and elsewhere:
+            elif known is not None and (elsewhere or _grown(operation, axis, unit)):
                 known = (
                     Known(known.mask & (known.values == filler), known.values) if filler is not None else None
                 )
@@ -170,6 +170,12 @@ def _pad(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fac
                 found[unit] = known
         axes.append(found)
     return Facts(axes=tuple(axes))
+
+
+def _grown(operation: Operation, axis: int, unit: Dimension) -> bool:
+    """Whether a unit of the operand lies in the padding too."""
+    before, after = operation.inputs[0].dims[axis], operation.outputs[0].dims[axis]
+    return f.indices(before, unit).shape != f.indices(after, unit).shape
 
 
 def _iota(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:

@@ -95,6 +95,7 @@ CASES = {
     "sum": (lambda x: x.sum(1), [(4, 6)], [4, 6]),
     "largest": (lambda x: jnp.abs(x).max(1), [(4, 6)], [4, 6]),
     "argument of the largest": (lambda x: x.argmax(1), [(4, 6)], [4]),
+    "reduction of one's own": (lambda x: lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (1,)), [(4, 6)], [4]),
     "cumulative sum": (lambda x: jnp.cumsum(x, 1), [(4, 6)], [4]),
     "pooling": (lambda x: pool(x, 0.0, lax.add), [(2, 4, 3)], [2, 3]),
     "sort": (lambda x: jnp.sort(x, 1), [(4, 6)], [4]),
