@@ -41,7 +41,7 @@ class Refusal:
         return f"group {self.group}: {number} kept: {self.reason}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Compacted:
     """A smaller model that computes what the larger one did; what :func:`compact` returns.
 
@@ -66,6 +66,10 @@ class Compacted:
     refused: tuple[Refusal, ...]
     report: CompactReport
     apply: Smaller
+
+    def __repr__(self) -> str:
+        before, after = self.report.before.parameters, self.report.after.parameters
+        return f"Compacted({before:,} to {after:,} parameters, {len(self.refused)} refusals)"
 
     def module_difference(self, apply_fn: Callable[..., Any] | None = None) -> str | None:
         """Why a function must not be run on the smaller parameters in place of :attr:`apply`; None if it may.
@@ -170,7 +174,7 @@ def compact(
     trace = retrace(graph.recipe, params)
     units = _units(graph, trace)
     arrays = _concrete([trace.flat.leaves[index] for index in trace.traced])
-    removal, changed, refused = _remove(trace, units, arrays, round_to)
+    removal, changed, refused = _remove(graph, trace, units, arrays, round_to)
     leaves = list(trace.flat.leaves)
     for place, index in enumerate(trace.traced):
         value = trace.program.inputs[place]
@@ -214,7 +218,11 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _remove(
-    trace: Trace, units: Sequence[tuple[Dimension, Group]], given: list[np.ndarray], round_to: int | None
+    graph: Graph,
+    trace: Trace,
+    units: Sequence[tuple[Dimension, Group]],
+    given: list[np.ndarray],
+    round_to: int | None,
 ) -> tuple[Removal, dict[int, np.ndarray], list[Refusal]]:
     """What is left, parameters that took up constants, and the dead units that stay."""
     program, count = trace.program, len(trace.traced)
@@ -242,7 +250,7 @@ def _remove(
             break
         arrays = _folded(given, changes, after)
         left = after
-    refused = _refused(units, left, verdicts, arrays, trace)
+    refused = _refused(graph, units, left, verdicts, arrays, trace)
     for unit in left:
         if round_to is None:
             break
@@ -272,6 +280,7 @@ def _folded(
 
 
 def _refused(
+    graph: Graph,
     units: Sequence[tuple[Dimension, Group]],
     left: Mapping[Dimension, np.ndarray],
     verdicts: Mapping[Dimension, Verdict],
@@ -283,7 +292,11 @@ def _refused(
     for number, (unit, group) in enumerate(units):
         dead = np.zeros(unit.size, bool)
         for role in (PRODUCES, CONSUMES):
-            flags = [_zero_units(by_path[m.path], m) for m in group.members if m.role == role]
+            flags = [
+                _zero_units(by_path[member.path], member)
+                for member in group.members
+                if member.role == role and member.path not in graph.state
+            ]
             if flags:
                 dead |= np.logical_and.reduce(flags)
         by_reason: dict[str, list[int]] = {}

@@ -21,7 +21,7 @@ from jaxreg.structures.verdicts import Fold, Objection, Verdict
 
 PASSED_ON = frozenset(
     """
-    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack unstack tile split slice rev
+    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack unstack split slice rev
     dynamic_slice sort cummax cummin
     """.split()
 )
@@ -49,7 +49,8 @@ class Exactness:
             for value, array in zip(self.program.inputs, arrays, strict=False)
         ]
         inputs += [f.nothing(value) for value in self.program.inputs[len(inputs) :]]
-        self.walk(self.program, inputs)
+        with np.errstate(all="ignore"):  # a constant may well be infinite
+            self.walk(self.program, inputs)
         return self.verdicts
 
     def walk(self, program: Program, inputs: Sequence[Facts]) -> list[Facts]:
@@ -79,7 +80,15 @@ class Exactness:
         special = SPECIAL.get(name)
         if special is not None:
             return [special(self, operation, facts)]
+        self.lost(operation)
         return [f.nothing(value) for value in operation.outputs]
+
+    def lost(self, operation: Operation) -> None:
+        """Units that go into an operation of which nothing is known, and do not come out, have to stay."""
+        after = {unit for value in operation.outputs for units in self.units(value) for unit in units}
+        for value in operation.inputs:
+            for unit in {unit for units in self.units(value) for unit in units} - after:
+                self.judge(operation, unit, np.zeros(unit.size, bool))
 
     def any(self, value: Value, axes: Sequence[int]) -> bool:
         return any(self.units(value)[axis] for axis in axes)

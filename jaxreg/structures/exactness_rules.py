@@ -165,7 +165,7 @@ def _pad(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fac
             known = fact.along(axis, unit) if unit in inner else None
             if unit not in inner and filler is not None:
                 known = Known(np.ones(unit.size, bool), np.full(unit.size, filler))
-            elif known is not None and elsewhere:
+            elif known is not None and (elsewhere or _grown(operation, axis, unit)):
                 known = (
                     Known(known.mask & (known.values == filler), known.values) if filler is not None else None
                 )
@@ -173,6 +173,28 @@ def _pad(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fac
                 found[unit] = known
         axes.append(found)
     return Facts(axes=tuple(axes))
+
+
+def _tile(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
+    """Copies; but the copies may themselves be units, which are more than what they are copies of."""
+    moved = walk.moved(operation, facts)
+    if moved.whole is not None:
+        return moved
+    axes = []
+    for axis, times in enumerate(operation.params["reps"]):
+        before, after = operation.inputs[0].dims[axis], operation.outputs[0].dims[axis]
+        found = {}
+        for unit, known in moved.axes[axis].items():
+            if f.indices(after, unit).size == times * f.indices(before, unit).size:
+                found[unit] = known
+        axes.append(found)
+    return Facts(axes=tuple(axes))
+
+
+def _grown(operation: Operation, axis: int, unit: Dimension) -> bool:
+    """Whether a unit of the operand lies in the padding too."""
+    before, after = operation.inputs[0].dims[axis], operation.outputs[0].dims[axis]
+    return f.indices(before, unit).shape != f.indices(after, unit).shape
 
 
 def _iota(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
@@ -222,5 +244,6 @@ SPECIAL: dict[str, Callable[["Exactness", Operation, Sequence[Facts]], Facts]] =
     "conv_general_dilated": _convolution,
     "pad": _pad,
     "iota": _iota,
+    "tile": _tile,
     "gather": _gather,
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxreg.structures.dimensions import find
+from jaxreg.structures.dimensions import find, leaves
 from jaxreg.structures.facts import indices
 from jaxreg.structures.program import Operation, Program, Value
 from jaxreg.structures.removal import Removal
@@ -43,7 +43,9 @@ def plan(program: Program, parameters: int, fold: Fold) -> Plan | None:
     kernel = operation.inputs[1 - fold.place]
     if operation not in program.operations or kernel not in program.inputs[:parameters]:
         return None
-    if not _sums_everywhere(operation):
+    _, summed = _contracted(fold)
+    holding = [axis for axis in summed if fold.unit in leaves(kernel.dims[axis])]
+    if not _sums_everywhere(operation) or len(holding) != 1:
         return None
     result = operation.outputs[0]
     users = _users(program)

@@ -222,6 +222,8 @@ def _gradient_jaxpr(equation: Any, inputs: Sequence[Any]) -> Any:
 
 
 def _value(aval: Any, constant: Any = None) -> Value:
+    if not hasattr(aval, "shape"):  # a token, which orders side effects
+        return Value((), np.dtype(bool), constant=constant)
     if constant is not None and not hasattr(constant, "dtype"):
         constant = np.asarray(constant, aval.dtype)
     return Value(tuple(aval.shape), aval.dtype, constant=constant)

@@ -179,7 +179,10 @@ def _bounds(removal: Removal, operation: Operation) -> dict[str, Any]:
         zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     ):
         kept = removal.kept(value.dims[axis])
-        if stride == 1:
+        if len(kept) == value.shape[axis]:
+            starts.append(start)
+            limits.append(limit)
+        elif stride == 1:
             starts.append(int(np.searchsorted(kept, start)))
             limits.append(int(np.searchsorted(kept, limit)))
         else:

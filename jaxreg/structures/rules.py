@@ -29,12 +29,12 @@ ELEMENTWISE = frozenset(
     ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv
     erfc exp exp2 expm1 floor ge ge_to gt gt_to igamma igamma_grad_a igammac imag integer_pow is_finite le
     le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or
-    polygamma population_count pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem
+    polygamma polynomial population_count pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem
     round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor zeros_like zeta sharding_constraint layout_constraint mulhi pvary
+    stop_gradient sub tan tanh xor zeros_like zeta mulhi
     """.split()
 )
-IDENTITIES = frozenset(["device_put", "optimization_barrier"])
+IDENTITIES = frozenset("device_put optimization_barrier sharding_constraint layout_constraint pvary".split())
 REDUCTIONS = frozenset(
     """
     reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce
@@ -129,7 +129,7 @@ def fresh(operation: Operation) -> Axes:
 def reduction(operation: Operation) -> Axes:
     params = operation.params
     dropped = params["dimensions"] if operation.name == "reduce" else params["axes"]
-    if operation.name in ("argmax", "argmin"):
+    if operation.name in ("argmax", "argmin", "reduce"):
         hold(operation, dropped)
     arrays = len(operation.outputs)
     rest = [axis for axis in range(len(operation.inputs[0].shape)) if axis not in dropped]

@@ -114,7 +114,8 @@ def trace(
 
     Notes:
         Coupling follows the flow of data, never equal sizes. One array that is passed as two leaves is not
-        seen to be shared: pass it once. Axes of length 1 have no unit to lose and are not listed.
+        seen to be shared: pass it once. Axes of length 1 have no unit to lose and are not listed. What has
+        no part in the outputs, such as a debug print, is left out.
     """
     recipe = Recipe(
         apply_fn=_callable(apply_fn),

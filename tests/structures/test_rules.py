@@ -47,6 +47,10 @@ def one(x):
     return jnp.int32(x.sum() * 0 + 1)
 
 
+def tiled(x, y):
+    return jnp.tile(x, (3, 1)).T @ jnp.outer(y, y).reshape(9)
+
+
 def fused(x):
     query, key, value = x.reshape(4, 3, 5).swapaxes(0, 1)
     return query * key + value
@@ -80,6 +84,8 @@ CASES = {
     "broadcast": (lambda x: jnp.broadcast_to(x[:, None], (4, 3, 5)), [(4, 5)], [4, 5]),
     "repeat": (lambda x: jnp.repeat(x, 2, axis=1), [(4, 3)], [4, 3]),
     "tile": (lambda x: jnp.tile(x, (1, 2)), [(4, 3)], [4, 3]),
+    "tile against a square": (tiled, [(3, 4), (3,)], [3, 4]),
+    "parallel scan": (lambda x: lax.associative_scan(jnp.add, x, axis=0), [(5, 3)], [3]),
     "stack": (lambda x, y: jnp.stack([x, y], 1), [(4, 3), (4, 3)], [4, 3]),
     "concatenate": (lambda x, y: jnp.concatenate([x, y], 1), [(4, 3), (4, 5)], [4, 3, 5]),
     "split": (lambda x: [part * 2 for part in jnp.split(x, [2, 3], 1)], [(4, 6)], [4, 2, 3]),
@@ -95,6 +101,7 @@ CASES = {
     "sum": (lambda x: x.sum(1), [(4, 6)], [4, 6]),
     "largest": (lambda x: jnp.abs(x).max(1), [(4, 6)], [4, 6]),
     "argument of the largest": (lambda x: x.argmax(1), [(4, 6)], [4]),
+    "reduction of one's own": (lambda x: lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (1,)), [(4, 6)], [4]),
     "cumulative sum": (lambda x: jnp.cumsum(x, 1), [(4, 6)], [4]),
     "pooling": (lambda x: pool(x, 0.0, lax.add), [(2, 4, 3)], [2, 3]),
     "sort": (lambda x: jnp.sort(x, 1), [(4, 6)], [4]),
