@@ -1,6 +1,6 @@
 """jaxreg: functional regularization for JAX, with zeros that are exact."""
 
-from jaxreg import groups, masks, penalties
+from jaxreg import groups, masks, penalties, structures
 from jaxreg.diagnostics import describe_decay, report, sparsity
 from jaxreg.optimizers import (
     adabreg,
@@ -28,6 +28,7 @@ from jaxreg.optimizers import (
     step,
 )
 from jaxreg.penalties import *  # noqa: F403 - the list of penalties stands there, and only there
+from jaxreg.structures.compaction import compact
 from jaxreg.transforms import (
     add_penalty,
     decayed_like,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "adabreg",
     "add_penalty",
+    "compact",
     "decayed_like",
     "describe_decay",
     "fista",
@@ -75,6 +77,7 @@ __all__ = [
     "sparsity",
     "step",
     "strength_max",
+    "structures",
     "weight_decay",
 ]
 __all__ += penalties.__all__

@@ -1,6 +1,7 @@
-"""See one leaf as groups: a reshape, and the axes that lie inside a group."""
+"""See one leaf as groups: a reshape and the axes that lie inside a group, or units along an axis."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -105,3 +106,73 @@ class View:
         if any(width for _, width in widths):
             x = jnp.pad(x, widths)
         return x.reshape(self.split)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitView(View):
+    """A leaf whose positions along one axis belong to units, which other leaves share.
+
+    Group arrays are vectors with one entry per unit; a unit may have no position in this leaf, but
+    every position has a unit.
+    """
+
+    lengths: tuple[int, ...]
+    axis: int
+    units: int
+    owners: tuple[int, ...]
+    """The unit of each position along the axis; empty where unit j is position j."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lengths
+
+    @property
+    def split(self) -> tuple[int, ...]:
+        return (self.units,)
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        return ()
+
+    def sizes(self) -> Any:
+        counts = np.bincount(self.owner(), minlength=self.units)
+        others = math.prod(self.lengths) / self.lengths[self.axis]
+        if (counts == counts[0]).all():
+            return float(counts[0] * others)
+        return jnp.asarray(counts * others, jnp.float32)
+
+    def sum(self, x: Any) -> Any:
+        sums = lax.reduce_sum(x, self._others())
+        return jnp.zeros(self.units, sums.dtype).at[self.owner()].add(sums) if self.owners else sums
+
+    def max(self, x: Any) -> Any:
+        largest = jnp.maximum(lax.reduce_max(x, self._others()), 0.0)
+        if not self.owners:
+            return largest
+        return jnp.zeros(self.units, largest.dtype).at[self.owner()].max(largest)
+
+    def broadcast(self, per_group: Any) -> Any:
+        if jnp.ndim(per_group) == 0:
+            return per_group
+        vector = jnp.broadcast_to(per_group, (self.units,))
+        if self.owners:
+            vector = vector[self.owner()]
+        return lax.expand_dims(vector, self._others())
+
+    def _others(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(len(self.lengths)) if axis != self.axis)
+
+    def owner(self) -> np.ndarray:
+        """The unit of each position along the axis."""
+        return _indices(self.owners) if self.owners else np.arange(self.units)
+
+
+@functools.lru_cache(maxsize=1024)
+def _indices(numbers: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(numbers, np.int32)
+
+
+def unit_view(shape: tuple[int, ...], axis: int, owners: np.ndarray, units: int) -> UnitView:
+    """The view of a leaf from the unit of each position along an axis."""
+    plain = len(owners) == units and (owners == np.arange(units)).all()
+    return UnitView((), shape, axis, units, () if plain else tuple(owners.tolist()))

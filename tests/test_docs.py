@@ -9,10 +9,10 @@ import re
 import pytest
 
 import jaxreg
-from jaxreg import groups, masks
+from jaxreg import groups, masks, structures
 
 INDEX = pathlib.Path(__file__).parents[1] / "docs" / "api" / "index.md"
-MODULES = {"jaxreg": jaxreg, "jaxreg.masks": masks, "jaxreg.groups": groups}
+MODULES = {"jaxreg": jaxreg, "jaxreg.masks": masks, "jaxreg.groups": groups, "jaxreg.structures": structures}
 PUBLIC = [
     f"{name}.{attribute}"
     for name, module in MODULES.items()

@@ -16,7 +16,7 @@ from jaxreg.penalties.base import GroupPenalty, Leaves, Penalty, Term, TermPenal
 from jaxreg.penalties.shrinkage import group_norm, l1_residual, prox_groups
 from jaxreg.penalties.steps import require_one_step
 from jaxreg.tree import FlatTree
-from jaxreg.views import Cut, View
+from jaxreg.views import Cut, UnitView, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +148,14 @@ def _parents(fine: View, coarse: View) -> list[tuple[np.ndarray, int]] | None:
 
     A view cuts each axis on its own, so that groups are nested where they are along every axis.
     """
+    if isinstance(fine, UnitView) and isinstance(coarse, UnitView) and fine.axis == coarse.axis:
+        labels = [(fine.owner(), coarse.owner())]
+    elif isinstance(fine, UnitView) or isinstance(coarse, UnitView):
+        return None
+    else:
+        labels = [(_labels(a), _labels(b)) for a, b in zip(fine.cuts, coarse.cuts, strict=True)]
     found = []
-    for ours, theirs in zip(fine.cuts, coarse.cuts, strict=True):
-        inner, outer = _labels(ours), _labels(theirs)
+    for inner, outer in labels:
         parent = np.zeros(inner.max(initial=-1) + 1, int)
         parent[inner] = outer
         if not np.array_equal(parent[inner], outer):

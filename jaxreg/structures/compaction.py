@@ -1,0 +1,312 @@
+"""Remove dead units: physically smaller parameters, and the proof that the function is the same."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxreg.arguments import check_flag, check_number, check_whole_number
+from jaxreg.structures import folding
+from jaxreg.structures.accounts import CompactReport, account
+from jaxreg.structures.dimensions import Dimension
+from jaxreg.structures.exactness import Exactness
+from jaxreg.structures.graph import Graph, Group
+from jaxreg.structures.in_place import nnx_update
+from jaxreg.structures.removal import Removal
+from jaxreg.structures.roles import CONSUMES, PRODUCES
+from jaxreg.structures.slicing import slice_like
+from jaxreg.structures.smaller import Smaller
+from jaxreg.structures.tracing import Trace, find_groups, retrace
+from jaxreg.structures.verdicts import Verdict
+from jaxreg.tree import PyTree
+
+_SHOWN = 3  # reasons of a refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Dead units that have to stay, and why."""
+
+    group: int
+    units: tuple[int, ...]
+    reason: str
+    """The operations for which the units are more than nothing, with the user's source lines."""
+
+    def __str__(self) -> str:
+        number = f"{len(self.units)} unit{'' if len(self.units) == 1 else 's'}"
+        return f"group {self.group}: {number} kept: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Compacted:
+    """A smaller model that computes what the larger one did; what :func:`compact` returns.
+
+    Attributes:
+        params: the smaller parameters, a pytree like the one given.
+        state: what was given as ``state``, sliced like the parameters; None otherwise.
+        opt_state: the optimizer state, sliced like the parameters; None if none was given.
+        sizes: the shape of every leaf of ``params`` by path, to build a module of these sizes.
+        kept: for each group of the graph the units that are left.
+        refused: dead units that stay because the function would change.
+        report: parameters, bytes and floating-point operations by layer, before and after; ``print`` it.
+        apply: a function of ``(params, *inputs)`` that runs the recorded computation on the smaller arrays.
+            It may be jitted, differentiated and mapped, and takes inputs of any shape that the large model
+            takes, traced once for each.
+    """
+
+    params: PyTree
+    state: PyTree
+    opt_state: PyTree
+    sizes: Mapping[str, tuple[int, ...]]
+    kept: tuple[np.ndarray, ...]
+    refused: tuple[Refusal, ...]
+    report: CompactReport
+    apply: Smaller
+
+    def __repr__(self) -> str:
+        before, after = self.report.before.parameters, self.report.after.parameters
+        return f"Compacted({before:,} to {after:,} parameters, {len(self.refused)} refusals)"
+
+    def module_difference(self, apply_fn: Callable[..., Any] | None = None) -> str | None:
+        """Why a function must not be run on the smaller parameters in place of :attr:`apply`; None if it may.
+
+        A module that is rebuilt at the new sizes, or that reads them off its parameters, computes what
+        :attr:`apply` does only if no length is written into it: the 1/N of a LayerNorm, the square root of
+        a head's width, a hard-coded number of heads would silently change the result. Both computations
+        are traced and compared, operation by operation.
+
+        Args:
+            apply_fn: a function of ``(params, *inputs)``, such as the ``apply`` of a rebuilt module.
+                Default: the one that was traced.
+
+        Returns:
+            The first difference, in words, or None if there is none.
+        """
+        return self.apply.difference(self.params, apply_fn)
+
+    def update_nnx(self, module: Any) -> None:
+        """Put the smaller arrays into an NNX module, in place.
+
+        The module is the one whose function was traced, or was made by it: its variables have the paths of
+        the parameters, or of a part of them.
+
+        Raises:
+            ValueError: if the module would not compute what :attr:`apply` does, or has no such variable.
+        """
+        nnx_update(self, module)
+
+    @property
+    def same_module(self) -> bool:
+        """Whether the traced function may be run on the smaller parameters; see :meth:`module_difference`."""
+        return self.module_difference() is None
+
+
+def compact(
+    graph: Graph,
+    params: PyTree,
+    *,
+    state: PyTree = None,
+    opt_state: PyTree = None,
+    round_to: int | None = None,
+    inputs: Sequence[Any] | None = None,
+    verify: bool = True,
+    tolerance: float = 1e-5,
+) -> Compacted:
+    r"""Remove the units of a graph that do nothing, from all leaves at once.
+
+    A unit may go where everything that sums over it meets zeros: because all that makes it is zero and
+    nothing on the way (an activation with f(0) != 0, a LayerNorm, a softmax) makes something of that
+    zero, or because all that reads it is. The constants that dead slices hold are followed through the
+    program with the real primitives. A constant other than zero is folded into the next layer's bias
+    where there is one; else the unit stays, and ``refused`` says why. Removal is repeated until nothing more
+    dies; one unit of each group always stays.
+
+    Args:
+        graph: of :func:`jaxreg.structures.trace`, for these parameters.
+        params: the parameters, concrete arrays. Zeros are exact zeros.
+        state: another pytree with leaves like those of ``params``, such as an average of them.
+        opt_state: the state of an optax optimizer for ``params`` or a part of it: moments are sliced
+            like their parameters, counts are kept.
+        round_to: keep some dead units so that each group's size is a multiple of this, where
+            hardware wants it. Default: remove all of them.
+        inputs: a sequence of concrete inputs, to compare the two models on.
+        verify: compare the outputs of both models on ``inputs``, where they are given.
+        tolerance: largest allowed difference, relative to the largest output where that is above 1.
+
+    Returns:
+        A :class:`Compacted`.
+
+    Raises:
+        TypeError: for a bad argument, or parameters that are traced.
+        ValueError: for parameters of other shapes than the graph's, or outputs that differ.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxreg
+        >>> def apply(params, x):
+        ...     return jax.nn.relu(x @ params["w1"] + params["b1"]) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 8)), "b1": jnp.ones(8), "w2": jnp.ones((8, 2))}
+        >>> graph = jaxreg.structures.trace(apply, params, jnp.ones((1, 3)))
+        >>> params = jax.tree.map(lambda x: x, params) | {
+        ...     "w1": params["w1"].at[:, 2:].set(0.0), "b1": params["b1"].at[2:].set(0.0)}
+        >>> small = jaxreg.compact(graph, params, inputs=[jnp.ones((1, 3))])
+        >>> small.sizes
+        {'b1': (2,), 'w1': (3, 2), 'w2': (2, 2)}
+        >>> print(small.apply(small.params, jnp.ones((4, 3))).shape)
+        (4, 2)
+
+    Notes:
+        Exact means exact in real arithmetic, of finite numbers: sums of fewer terms may round
+        differently. The computation is the recorded one: numbers that the large model's lengths had
+        become, such as the 1/N of a mean, stay.
+    """
+    owner = "compact"
+    if not isinstance(graph, Graph):
+        raise TypeError(f"The 'graph' parameter of {owner} must come from structures.trace. Got {graph!r}.")
+    check_flag(verify, "verify", owner)
+    check_number(tolerance, "tolerance", owner)
+    if round_to is not None and check_whole_number(round_to, "round_to", owner) < 1:
+        raise ValueError(f"The 'round_to' parameter of {owner} must be at least 1. Got {round_to}.")
+    trace = retrace(graph.recipe, params)
+    units = _units(graph, trace)
+    arrays = _concrete([trace.flat.leaves[index] for index in trace.traced])
+    removal, changed, refused = _remove(graph, trace, units, arrays, round_to)
+    leaves = list(trace.flat.leaves)
+    for place, index in enumerate(trace.traced):
+        value = trace.program.inputs[place]
+        whole = leaves[index] if place not in changed else jnp.asarray(changed[place])
+        leaves[index] = removal.take(value, whole)
+    small = trace.flat.rebuild(leaves)
+    values = {trace.flat.paths[index]: trace.parameter(index) for index in trace.traced}
+    apply = Smaller(graph, trace, removal, params)
+    result = Compacted(
+        params=small,
+        state=None if state is None else slice_like(state, values, removal, "state"),
+        opt_state=None if opt_state is None else slice_like(opt_state, values, removal, "opt_state"),
+        sizes={path: removal.shape(value) for path, value in values.items()},
+        kept=tuple(removal.kept(unit) for unit, _ in units),
+        refused=tuple(refused),
+        report=account(trace, removal),
+        apply=apply,
+    )
+    if verify and inputs is not None:
+        apply.verify(params, small, tuple(inputs), tolerance)
+    return result
+
+
+def _units(graph: Graph, trace: Trace) -> list[tuple[Dimension, Group]]:
+    found = {group: unit for unit, group in find_groups(trace)[0]}
+    missing = [group for group in graph.groups if group not in found]
+    if missing:
+        raise ValueError(
+            f"The graph has a group of {missing[0].size} units of '{missing[0].members[0].path}', which "
+            "these parameters do not have. Trace it again for them."
+        )
+    return [(found[group], group) for group in graph.groups]
+
+
+def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
+    if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
+        raise TypeError(
+            "The 'params' parameter of compact must hold concrete arrays: shapes depend on zeros."
+        )
+    return [np.asarray(leaf) if isinstance(leaf.dtype, np.dtype) else np.zeros(leaf.shape) for leaf in leaves]
+
+
+def _remove(
+    graph: Graph,
+    trace: Trace,
+    units: Sequence[tuple[Dimension, Group]],
+    given: list[np.ndarray],
+    round_to: int | None,
+) -> tuple[Removal, dict[int, np.ndarray], list[Refusal]]:
+    """What is left, parameters that took up constants, and the dead units that stay."""
+    program, count = trace.program, len(trace.traced)
+    left = {unit: np.arange(unit.size) for unit, _ in units}
+    changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
+    arrays = given
+    while True:
+        removal = Removal(left)
+        verdicts = Exactness(program, list(left), removal.kept).run(arrays)
+        plans = {id(f): folding.plan(program, count, f) for v in verdicts.values() for f in v.folds}
+        after = {}
+        for unit, verdict in verdicts.items():
+            unfoldable = [fold.needed for fold in verdict.folds if plans[id(fold)] is None]
+            gone = verdict.exact | np.logical_and.reduce([verdict.foldable, *(~bad for bad in unfoldable)])
+            after[unit] = left[unit][~gone[left[unit]]]
+            if not len(after[unit]):
+                after[unit] = left[unit][:1]
+            for index in np.setdiff1d(left[unit], after[unit]).tolist():
+                for fold in verdict.folds:
+                    made = plans[id(fold)]
+                    if fold.needed[index] and made is not None:
+                        change = made.change(index, arrays, removal)
+                        changes.setdefault((unit, index), []).append((made.bias, change))
+        if all(len(after[unit]) == len(left[unit]) for unit in left):
+            break
+        arrays = _folded(given, changes, after)
+        left = after
+    refused = _refused(graph, units, left, verdicts, arrays, trace)
+    for unit in left:
+        if round_to is None:
+            break
+        gone = np.setdiff1d(np.arange(unit.size), left[unit]).tolist()
+        # Those that no bias made up for come first.
+        back = sorted(gone, key=lambda index: (unit, index) in changes)[: -len(left[unit]) % round_to]
+        left[unit] = np.union1d(left[unit], back).astype(int)
+    final = _folded(given, changes, left)
+    return Removal(left), {n: new for n, new in enumerate(final) if new is not given[n]}, refused
+
+
+def _folded(
+    arrays: Sequence[np.ndarray],
+    changes: Mapping[tuple[Dimension, int], Sequence[tuple[int, np.ndarray]]],
+    left: Mapping[Dimension, np.ndarray],
+) -> list[np.ndarray]:
+    """The parameters with what the units that are gone had added to biases."""
+    totals: dict[int, Any] = {}
+    for (unit, index), parts in changes.items():
+        if index not in left[unit]:
+            for bias, change in parts:
+                totals[bias] = totals.get(bias, 0.0) + change
+    return [
+        (array + totals[number]).astype(array.dtype) if number in totals else array
+        for number, array in enumerate(arrays)
+    ]
+
+
+def _refused(
+    graph: Graph,
+    units: Sequence[tuple[Dimension, Group]],
+    left: Mapping[Dimension, np.ndarray],
+    verdicts: Mapping[Dimension, Verdict],
+    arrays: Sequence[np.ndarray],
+    trace: Trace,
+) -> list[Refusal]:
+    by_path = {trace.flat.paths[index]: arrays[place] for place, index in enumerate(trace.traced)}
+    found = []
+    for number, (unit, group) in enumerate(units):
+        dead = np.zeros(unit.size, bool)
+        for role in (PRODUCES, CONSUMES):
+            flags = [
+                _zero_units(by_path[member.path], member)
+                for member in group.members
+                if member.role == role and member.path not in graph.state
+            ]
+            if flags:
+                dead |= np.logical_and.reduce(flags)
+        by_reason: dict[str, list[int]] = {}
+        for index in left[unit][dead[left[unit]]]:
+            text = "; ".join(verdicts[unit].reasons(index)[:_SHOWN]) or "the last of its group"
+            by_reason.setdefault(text, []).append(int(index))
+        found += [Refusal(number, tuple(indices), reason) for reason, indices in by_reason.items()]
+    return found
+
+
+def _zero_units(array: np.ndarray, member: Any) -> np.ndarray:
+    flat = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
+    return ~(flat != 0).any(axis=1)[member.indices].any(axis=1)

@@ -1,0 +1,180 @@
+"""Which units can be removed without changing what the function computes.
+
+A slice may go where all that is summed over it is zero there. So the constants that slices hold are
+followed through the program, and each sum, product or maximum over a group is an event that its units
+pass or fail.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreg.structures import facts as f
+from jaxreg.structures.dimensions import Dimension, leaves
+from jaxreg.structures.exactness_rules import SPECIAL
+from jaxreg.structures.facts import Facts
+from jaxreg.structures.program import JVP_RULE, REMATERIALISED, VJP_RULE, Operation, Program, Value
+from jaxreg.structures.rules import ELEMENTWISE, IDENTITIES
+from jaxreg.structures.rules_control import scan_counts
+from jaxreg.structures.verdicts import Fold, Objection, Verdict
+
+PASSED_ON = frozenset(
+    """
+    transpose squeeze expand_dims broadcast_in_dim reshape concatenate stack unstack split slice rev
+    dynamic_slice sort cummax cummin
+    """.split()
+)
+
+
+class Exactness:
+    """One walk through a program whose parameters have these values."""
+
+    def __init__(
+        self, program: Program, tracked: Sequence[Dimension], kept: Callable[[Dimension], Any]
+    ) -> None:
+        self.program = program
+        self.tracked = frozenset(tracked)
+        self.kept = kept
+        self.recording = True
+        self.verdicts = {
+            unit: Verdict(np.ones(unit.size, bool), np.ones(unit.size, bool)) for unit in tracked
+        }
+        self._units: dict[Value, list[list[Dimension]]] = {}
+
+    def run(self, arrays: Sequence[Any]) -> dict[Dimension, Verdict]:
+        """Judge all tracked units; ``arrays`` are the values of the first inputs, the parameters."""
+        inputs = [
+            f.of_array(value, array, self.tracked, self.kept)
+            for value, array in zip(self.program.inputs, arrays, strict=False)
+        ]
+        inputs += [f.nothing(value) for value in self.program.inputs[len(inputs) :]]
+        with np.errstate(all="ignore"):  # a constant may well be infinite
+            self.walk(self.program, inputs)
+        return self.verdicts
+
+    def walk(self, program: Program, inputs: Sequence[Facts]) -> list[Facts]:
+        known = dict(zip(program.inputs, inputs, strict=True))
+        for value in program.constants:
+            known[value] = self.of_constant(value)
+        for operation in program.operations:
+            results = self.outcome(operation, [known[value] for value in operation.inputs])
+            known |= dict(zip(operation.outputs, results, strict=True))
+        return [known[value] for value in program.outputs]
+
+    def of_constant(self, value: Value) -> Facts:
+        if not f._is_number(value.dtype):
+            return f.nothing(value)
+        return f.of_array(value, value.constant, self.tracked, self.kept)
+
+    def outcome(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
+        name = operation.name
+        if operation.bodies:
+            return self.inside(operation, facts)
+        if name in ELEMENTWISE:
+            return [f.elementwise(operation, facts)]
+        if name in IDENTITIES:
+            return facts
+        if name in PASSED_ON:
+            return [self.moved(operation, facts, number) for number in range(len(operation.outputs))]
+        special = SPECIAL.get(name)
+        if special is not None:
+            return [special(self, operation, facts)]
+        self.lost(operation)
+        return [f.nothing(value) for value in operation.outputs]
+
+    def lost(self, operation: Operation) -> None:
+        """Units that go into an operation of which nothing is known, and do not come out, have to stay."""
+        after = {unit for value in operation.outputs for units in self.units(value) for unit in units}
+        for value in operation.inputs:
+            for unit in {unit for units in self.units(value) for unit in units} - after:
+                self.judge(operation, unit, np.zeros(unit.size, bool))
+
+    def any(self, value: Value, axes: Sequence[int]) -> bool:
+        return any(self.units(value)[axis] for axis in axes)
+
+    def units(self, value: Value) -> list[list[Dimension]]:
+        """For each axis the tracked units along it."""
+        if value not in self._units:
+            self._units[value] = [
+                [unit for unit in dict.fromkeys(leaves(dim)) if unit in self.tracked] for dim in value.dims
+            ]
+        return self._units[value]
+
+    def moved(self, operation: Operation, facts: Sequence[Facts], number: int = 0) -> Facts:
+        """What the axes of an output continue, and the constants that are only repeated."""
+        output = operation.outputs[number]
+        wholes = {fact.whole for fact in facts}
+        if len(wholes) == 1 and None not in wholes:
+            return Facts(whole=facts[0].whole)
+        axes = []
+        for units, pairs in zip(self.units(output), operation.moves[number], strict=True):
+            found = {}
+            for unit in units:
+                parts = [
+                    facts[place].along(axis, unit)
+                    for place, axis in pairs
+                    if unit in self.units(operation.inputs[place])[axis]
+                ]
+                known = f.agreed(parts)
+                if known is not None:
+                    found[unit] = known
+            axes.append(found)
+        return Facts(axes=tuple(axes))
+
+    def judge(self, operation: Operation, unit: Dimension, ok: np.ndarray, fold: Fold | None = None) -> None:
+        """Record which units an operation lets go."""
+        if not self.recording:
+            return
+        verdict = self.verdicts[unit]
+        failed = ~ok
+        if failed.any():
+            verdict.objections.append(Objection(operation, failed, None if fold is None else fold.constants))
+        verdict.exact &= ok
+        if fold is None or not (failed & fold.constants.mask).any():
+            verdict.foldable &= ok
+        else:
+            verdict.foldable &= ok | fold.constants.mask
+            verdict.folds.append(fold)
+
+    def inside(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
+        if operation.name in REMATERIALISED | JVP_RULE | VJP_RULE:
+            return self.walk(operation.bodies[0], facts)
+        if operation.name == "cond":
+            results = [self.walk(body, facts[1:]) for body in operation.bodies]
+            joined = results[0]
+            for other in results[1:]:
+                joined = self.joined(joined, other, operation.outputs)
+            return joined
+        if operation.name == "while":
+            ours, theirs = operation.params["cond_nconsts"], operation.params["body_nconsts"]
+            condition, body = operation.bodies
+            consts, start = facts[ours : ours + theirs], facts[ours + theirs :]
+            carry, _ = self.settled(body, consts, start, [])
+            self.walk(condition, [*facts[:ours], *carry])
+            return carry
+        (body,) = operation.bodies
+        consts, carried = scan_counts(operation)
+        first = consts + carried
+        stacked = [Facts(fact.whole, fact.axes[1:]) for fact in facts[first:]]
+        carry, rest = self.settled(body, facts[:consts], facts[consts:first], stacked)
+        return [*carry, *(Facts(fact.whole, ({}, *fact.axes) if fact.axes else ()) for fact in rest)]
+
+    def settled(
+        self, body: Program, consts: list[Facts], carry: list[Facts], stacked: list[Facts]
+    ) -> tuple[list[Facts], list[Facts]]:
+        """What holds in every round of a loop; facts are only ever lost, so that it ends."""
+        recording, self.recording = self.recording, False
+        while True:
+            results = self.walk(body, [*consts, *carry, *stacked])[: len(carry)]
+            wider = self.joined(carry, results, body.outputs[: len(carry)])
+            if all(f.same(a, b) for a, b in zip(carry, wider, strict=True)):
+                break
+            carry = wider
+        self.recording = recording
+        results = self.walk(body, [*consts, *carry, *stacked])
+        return carry, results[len(carry) :]
+
+    @staticmethod
+    def joined(ours: Sequence[Facts], theirs: Sequence[Facts], values: Sequence[Value]) -> list[Facts]:
+        return [f.joined(a, b, value) for a, b, value in zip(ours, theirs, values, strict=True)]

@@ -1,0 +1,112 @@
+"""Units that hold a constant other than zero: what they add to the next layer goes into its bias."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxreg.structures.dimensions import find, leaves
+from jaxreg.structures.facts import indices
+from jaxreg.structures.program import Operation, Program, Value
+from jaxreg.structures.removal import Removal
+from jaxreg.structures.verdicts import Fold
+
+_SAME_ORDER = frozenset("broadcast_in_dim reshape convert_element_type expand_dims squeeze".split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which parameter takes up what a product loses."""
+
+    fold: Fold
+    kernel: int
+    bias: int
+
+    def change(self, unit: int, arrays: Sequence[np.ndarray], removal: Removal) -> np.ndarray:
+        """What losing this unit adds to the bias, in the shape of the bias."""
+        fold = self.fold
+        value = fold.operation.inputs[1 - fold.place]
+        mine, summed = _contracted(fold)
+        array = np.asarray(arrays[self.kernel], np.float64)
+        for axis in summed:
+            kept = removal.kept(value.dims[axis])
+            if axis == mine:
+                kept = np.intersect1d(kept, indices(value.dims[axis], fold.unit)[unit])
+            array = np.take(array, kept, axis)
+        total = float(fold.constants.values[unit]) * array.sum(axis=summed)
+        return total.reshape(np.shape(arrays[self.bias]))
+
+
+def plan(program: Program, parameters: int, fold: Fold) -> Plan | None:
+    """How to fold, or None where there is no bias right behind the product."""
+    operation = fold.operation
+    kernel = operation.inputs[1 - fold.place]
+    if operation not in program.operations or kernel not in program.inputs[:parameters]:
+        return None
+    _, summed = _contracted(fold)
+    holding = [axis for axis in summed if fold.unit in leaves(kernel.dims[axis])]
+    if not _sums_everywhere(operation) or len(holding) != 1:
+        return None
+    result = operation.outputs[0]
+    users = _users(program)
+    while len(users[result]) == 1 and users[result][0].name == "convert_element_type":
+        result = users[result][0].outputs[0]
+    if (
+        len(users[result]) != 1
+        or users[result][0].name not in ("add", "add_any")
+        or result in program.outputs
+    ):
+        return None
+    [added] = [value for value in users[result][0].inputs if value is not result] or [None]
+    bias = None if added is None else _parameter_behind(added, program, parameters, users)
+    if bias is None or not _same_axes(fold, kernel, program.inputs[bias]):
+        return None
+    return Plan(fold, program.inputs.index(kernel), bias)
+
+
+def _contracted(fold: Fold) -> tuple[int, tuple[int, ...]]:
+    """Of the kernel: the axis of the units, and all axes that are summed over."""
+    operation, place = fold.operation, 1 - fold.place
+    numbers = operation.params["dimension_numbers"]
+    if operation.name == "conv_general_dilated":
+        return numbers.rhs_spec[1], tuple(numbers.rhs_spec[1:])
+    ours, theirs = numbers[0][place], numbers[0][fold.place]
+    return ours[list(theirs).index(fold.axis)], tuple(ours)
+
+
+def _sums_everywhere(operation: Operation) -> bool:
+    """Whether each element of the result sums over all of the kernel: no border, no groups, no batch axes."""
+    params = operation.params
+    if operation.name == "dot_general":
+        return not any(len(axes) for axes in params["dimension_numbers"][1])
+    padded = any(any(pair) for pair in params["padding"])
+    dilated = any(step != 1 for step in params["lhs_dilation"] or ())
+    return params["feature_group_count"] == 1 and not padded and not dilated
+
+
+def _users(program: Program) -> dict[Value, list[Operation]]:
+    users: dict[Value, list[Operation]] = {value: [] for value in program.inputs + program.constants}
+    for operation in program.operations:
+        for value in operation.inputs:
+            users[value].append(operation)
+        users |= {value: [] for value in operation.outputs}
+    return users
+
+
+def _parameter_behind(
+    value: Value, program: Program, parameters: int, users: dict[Value, list[Operation]]
+) -> int | None:
+    makers = {output: operation for operation in program.operations for output in operation.outputs}
+    while value in makers and makers[value].name in _SAME_ORDER and len(users[value]) == 1:
+        value = makers[value].inputs[0]
+    known = program.inputs[:parameters]
+    return known.index(value) if value in known and len(users[value]) == 1 else None
+
+
+def _same_axes(fold: Fold, kernel: Value, bias: Value) -> bool:
+    """Whether the bias has the kernel's other axes and nothing else, each only once in the result."""
+    _, summed = _contracted(fold)
+    free = [find(d) for axis, d in enumerate(kernel.dims) if axis not in summed and d.size != 1]
+    mine = [find(dimension) for dimension in bias.dims if dimension.size != 1]
+    result = [find(dimension) for dimension in fold.operation.outputs[0].dims]
+    return mine == free and all(result.count(dimension) == 1 for dimension in free)

@@ -1,0 +1,112 @@
+"""What is judged exact is exact, operation by operation; and what is said to be constant is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from structures.test_rules import CASES, traced
+
+from jaxreg.structures import facts
+from jaxreg.structures.exactness import Exactness
+from jaxreg.structures.removal import Removal
+from jaxreg.structures.replay import replay
+from jaxreg.structures.tracing import find_groups, retrace
+
+# What a zero does not pass through, so that no unit may go although all of its elements are zero.
+REFUSED = {"largest"}
+
+
+def judged(function, params):
+    graph, _ = traced(function, [np.shape(array) for array in params.values()])
+    trace = retrace(graph.recipe, params)
+    units = [unit for unit, _ in find_groups(trace)[0]]
+    walk = Exactness(trace.program, units, Removal({}).kept)
+    return trace, walk, walk.run(list(params.values()))
+
+
+def planted(function, shapes, everywhere, rng):
+    """Parameters in which the first unit of each group is zero, in all arrays or in one of them."""
+    graph, params = traced(function, shapes)
+    params = {name: array.copy() for name, array in params.items()}
+    for group in graph.groups:
+        chosen = group.members if everywhere else [group.members[rng.integers(len(group.members))]]
+        for member in chosen:
+            np.moveaxis(params[member.path], member.axis, 0)[member.indices[0]] = 0.0
+    return params
+
+
+@pytest.mark.parametrize("everywhere", [True, False], ids=["everywhere", "in one array"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_judged_exact_is_exact(name, everywhere):
+    function, shapes, _ = CASES[name]
+    params = planted(function, shapes, everywhere, np.random.default_rng(2))
+    trace, walk, verdicts = judged(function, params)
+    left = {unit: np.flatnonzero(~verdict.exact) for unit, verdict in verdicts.items()}
+    left = {unit: kept if len(kept) else np.arange(1) for unit, kept in left.items()}
+    assert not everywhere or name in REFUSED or any(len(kept) < unit.size for unit, kept in left.items())
+    removal = Removal(left)
+    values = trace.program.inputs
+    small = [removal.take(value, array) for value, array in zip(values, params.values(), strict=True)]
+    found = jax.jit(lambda arrays: replay(trace.program, removal, arrays))(small)
+    wanted = jax.tree.leaves(jax.jit(function)(*params.values()))
+    known = walk.walk(
+        trace.program,
+        [facts.of_array(v, a, walk.tracked, walk.kept) for v, a in zip(values, params.values(), strict=True)],
+    )
+    for value, fact, ours, theirs in zip(trace.program.outputs, known, found, wanted, strict=True):
+        theirs = np.asarray(theirs)
+        np.testing.assert_allclose(ours, removal.take(value, theirs), rtol=1e-6, atol=1e-6)
+        assert fact.whole is None or (theirs == fact.whole).all()
+        for axis, mine in enumerate(fact.axes):
+            for unit, claim in mine.items():
+                places = facts.indices(value.dims[axis], unit)
+                for index in np.flatnonzero(claim.mask):
+                    np.testing.assert_array_equal(np.take(theirs, places[index], axis), claim.values[index])
+
+
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (lambda x, w: jnp.tanh(x) @ w, True),
+        (lambda x, w: jax.nn.sigmoid(x) @ w, False),
+        (lambda x, w: jax.nn.softmax(x) @ w, False),
+        (lambda x, w: (x - x.mean(-1, keepdims=True)) @ w, False),
+        (lambda x, w: (x - x.mean(0)) @ w, True),
+        (lambda x, w: (x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True))) @ w, True),
+        (lambda x, w: (x / jnp.linalg.norm(x, axis=0)) @ w, False),
+        (lambda x, w: jnp.exp(x).sum(-1) + (x @ w)[:, 0], False),
+        (lambda x, w: jnp.maximum(x, 0.1) @ w, False),
+        (lambda x, w: jnp.where(x > 2, x, 0.0) @ w, True),
+        (lambda x, w: jax.checkpoint(jnp.cos)(x) @ w, False),
+        (lambda x, w: jax.lax.cond(w.sum() > 9, jnp.sin, jnp.cos, x) @ w, False),
+        (lambda x, w: jax.lax.fori_loop(0, 3, lambda _, y: y * 2, x) @ w, True),
+        (lambda x, w: jax.lax.fori_loop(0, 3, lambda _, y: y + 1, x) @ w, False),
+        (lambda x, w: jnp.prod(x, axis=-1) + (x @ w)[:, 0], False),
+        (lambda x, w: jnp.cumsum(x, 0) @ w, True),
+        (lambda x, w: (x @ w) @ w.T @ w, False),
+    ],
+)
+def test_what_becomes_of_a_zero_on_the_way_decides(function, exact):
+    rng = np.random.default_rng(3)
+    params = {
+        "p0": rng.normal(size=(4, 6)).astype(np.float32),
+        "p1": rng.normal(size=(6, 2)).astype(np.float32),
+    }
+    params["p0"][:, 2] = 0.0
+    _, _, verdicts = judged(function, params)
+    (verdict,) = [verdict for unit, verdict in verdicts.items() if unit.size == 6]
+    assert verdict.exact.tolist() == [exact and unit == 2 for unit in range(6)]
+    assert bool(verdict.reasons(2)) != exact
+    assert verdict.reasons(0)
+
+
+def test_constants_are_worked_out_by_the_real_primitives():
+    x = np.random.default_rng(4).normal(size=(4, 6)).astype(np.float32)
+    x[:, 1], x[:, 3] = 0.0, 2.0
+    trace, walk, _ = judged(lambda x: jax.nn.silu(x) * 3 + 1, {"p0": x})
+    (output,) = walk.walk(
+        trace.program, [facts.of_array(trace.program.inputs[0], x, walk.tracked, walk.kept)]
+    )
+    (claim,) = [known for unit, known in output.axes[1].items() if unit.size == 6]
+    assert claim.mask.tolist() == [False, True, False, True, False, False]
+    np.testing.assert_allclose(claim.values[[1, 3]], [1.0, 6.0 / (1 + np.exp(-2.0)) + 1], rtol=1e-6)

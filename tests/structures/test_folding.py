@@ -1,0 +1,102 @@
+"""Constants that dead units hold, taken up by the next bias."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxreg
+from jaxreg import structures
+
+GONE = [1, 3]
+
+
+def conv(x, kernel, padding):
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def on_images(padding):
+    def apply(params, x):
+        return conv(jax.nn.sigmoid(conv(x, params["a"], "SAME")), params["b"], padding) + params["bias"]
+
+    return apply, {"a": (3, 3, 2, 5), "b": (3, 3, 5, 4), "bias": (4,)}, (2, 6, 6, 2)
+
+
+def flattened(params, x):
+    hidden = jax.nn.sigmoid(conv(x, params["a"], "SAME")).reshape(len(x), -1)
+    return hidden @ params["b"] + params["bias"]
+
+
+def into_heads(params, x):
+    hidden = jnp.cos(x @ params["a"])
+    return jnp.einsum("ni,ihd->nhd", hidden, params["b"]) + params["bias"]
+
+
+def in_half_precision(params, x):
+    hidden = jax.nn.sigmoid(x @ params["a"])
+    return jnp.tanh((hidden @ params["b"]).astype(jnp.float32) + params["bias"])
+
+
+def read_twice(params, x):
+    hidden = jax.nn.sigmoid(x @ params["a"])
+    return hidden @ params["b"] + params["bias"], hidden @ params["c"] + params["other"]
+
+
+def product_read_twice(params, x):
+    product = jax.nn.sigmoid(x @ params["a"]) @ params["b"]
+    return (product + params["bias"]) * product
+
+
+# function, shapes of the parameters and of the input
+FOLDED = {
+    "dense": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"] + p["bias"],
+              {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
+    "convolution without a border": on_images("VALID"),
+    "flattened": (flattened, {"a": (3, 3, 2, 5), "b": (180, 4), "bias": (4,)}, (2, 6, 6, 2)),
+    "heads": (into_heads, {"a": (3, 5), "b": (5, 2, 3), "bias": (2, 3)}, (2, 3)),
+    "cast": (in_half_precision, {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
+    "read twice": (read_twice, {"a": (3, 5), "b": (5, 4), "bias": (4,), "c": (5, 2), "other": (2,)}, (2, 3)),
+}  # fmt: skip
+
+REFUSED = {
+    "convolution with a border": on_images("SAME"),
+    "no bias": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"] * p["bias"], *FOLDED["dense"][1:]),
+    "bias used elsewhere": (
+        lambda p, x: (jax.nn.sigmoid(x @ p["a"]) @ p["b"] + p["bias"]) * p["bias"], *FOLDED["dense"][1:]),
+    "product used elsewhere": (product_read_twice, *FOLDED["dense"][1:]),
+    "one of two readers": (
+        lambda p, x: (read_twice(p, x)[0], jax.nn.sigmoid(x @ p["a"]) @ p["c"] * p["other"]),
+        *FOLDED["read twice"][1:]),
+}  # fmt: skip
+
+
+def shrunk(function, shapes, shape, **options):
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=lengths).astype(np.float32) for name, lengths in shapes.items()}
+    params["a"][..., GONE] = 0.0
+    x = rng.normal(size=shape).astype(np.float32)
+    graph = structures.trace(function, params, x)
+    return params, jaxreg.compact(graph, params, inputs=[x], **options), graph
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_constant_goes_into_the_bias_behind_it(name):
+    params, small, _ = shrunk(*FOLDED[name], tolerance=1e-6)  # which runs both and compares
+    assert small.refused == ()
+    assert small.sizes["a"][-1] == 3
+    assert not np.allclose(small.params["bias"], params["bias"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_without_such_a_bias_the_unit_stays(name):
+    params, small, _ = shrunk(*REFUSED[name])
+    assert [refusal.units for refusal in small.refused] == [tuple(GONE)]
+    assert "the constant 0.5, with no bias" in str(small.refused[0])
+    assert all(np.array_equal(small.params[name], params[name]) for name in params)
+
+
+def test_units_that_are_kept_for_their_number_keep_their_bias():
+    params, small, _ = shrunk(*FOLDED["dense"], round_to=5)
+    assert small.sizes["a"] == (3, 5)
+    assert all(np.array_equal(small.params[name], params[name]) for name in params)
