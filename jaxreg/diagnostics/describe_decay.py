@@ -116,6 +116,8 @@ def describe_decay(
         corrected=corrected,
     )
     flat = flatten(params)
+    if flat.has_floating:
+        rule.check_fit(flat)
     parts = rule.parts(flat, rule.mask.indices(flat))
     described = masks.describe(rule.mask, params).rows
     rows = []

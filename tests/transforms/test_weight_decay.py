@@ -60,6 +60,23 @@ def test_a_small_decay_is_not_lost_in_narrow_gradients():
     assert_close(updates, jnp.full(3, 0.999))
 
 
+@pytest.mark.filterwarnings("ignore:.*is lost")
+@pytest.mark.parametrize("kind", ["numbers", "schedules", "multipliers", "injected"])
+def test_a_product_of_small_float16_numbers_is_not_zero(kind):
+    small = jnp.float16(3e-4)  # whose square float16 does not hold
+    params = jnp.full(2, 0.01, jnp.float16)
+    given = {
+        "numbers": {"strength": small, "learning_rate": small},
+        "schedules": {"strength": lambda _: small, "learning_rate": lambda _: small},
+        "multipliers": {"strength": small, "multipliers": {"**": small}},
+        "injected": {"strength": 3e-4, "learning_rate": 3e-4},  # cast to the parameters' dtype
+    }[kind]
+    make = optax.inject_hyperparams(jaxreg.weight_decay) if kind == "injected" else jaxreg.weight_decay
+    decay = make(**given)
+    updates, _ = jax.jit(decay.update)(jnp.zeros(2), decay.init(params), params)
+    np.testing.assert_allclose(updates, -9e-10, rtol=2e-3)
+
+
 def test_strength_may_be_traced():
     params, [grads] = parameters(), gradients(1)
 
@@ -260,6 +277,16 @@ UNFIT = [
     ),
     ({"toward": {"layer": 1j}}, "The 'toward' parameter of weight_decay is complex at 'layer/bias'"),
     ({"target_norm": 1.0, "groups": groups.outputs()}, r"'layer/bias' has shape \(3,\)"),
+    (
+        {
+            "learning_rate": 0.1,
+            "max_learning_rate": 0.1,
+            "mask": masks.name("bias"),
+            "corrected": masks.weights,
+        },
+        "The 'corrected' parameter of weight_decay must choose a leaf that 'mask' chooses too. "
+        r"Got corrected=weights with mask=name\('bias'\).",
+    ),
     (
         {"multipliers": {"**/kernel": 1.0}},
         "The multipliers of weight_decay have no pattern for the leaf 'layer/bias'. Add one",
