@@ -192,6 +192,12 @@ def checked_rule(
     )
 
 
+def slack(number: Any) -> float:
+    """How far this number may be from the same number in another precision, as a share."""
+    narrow = is_inexact(number) and hasattr(number, "dtype")
+    return max(SAME, float(jnp.finfo(number.dtype).eps)) if narrow else SAME
+
+
 def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: Any) -> None:
     if largest is None:
         if corrected is not None:
@@ -208,7 +214,7 @@ def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: A
         )
     if any(callable(number) or isinstance(number, Tracer) for number in (learning_rate, largest)):
         return
-    if float(learning_rate) > float(largest) * (1 + SAME):
+    if float(learning_rate) > float(largest) * (1 + max(map(slack, (learning_rate, largest)))):
         raise ValueError(
             f"The 'learning_rate' parameter of {owner} must be at most 'max_learning_rate', "
             f"{float(largest):g}. Got {float(learning_rate):g}."

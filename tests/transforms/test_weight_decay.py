@@ -183,6 +183,22 @@ def test_corrected_decay_goes_with_the_square_of_the_rate():
         np.testing.assert_allclose(actual["layer"]["bias"], bias * params["layer"]["bias"], rtol=1e-5)
 
 
+def test_a_schedule_above_the_largest_rate_is_refused_at_init():
+    decay = jaxreg.weight_decay(
+        0.1, learning_rate=optax.linear_schedule(0.0, 0.2, 100), max_learning_rate=0.1
+    )
+    words = (
+        "'learning_rate' parameter of weight_decay must be .*'max_learning_rate', 0.1. Got 0.102 at step 51"
+    )
+    for init in (decay.init, jax.jit(decay.init)):
+        with pytest.raises(ValueError, match=words):
+            init(parameters())
+    cosine = optax.warmup_cosine_decay_schedule(0.0, 0.1, 30, 100)
+    for largest in (0.1, jnp.bfloat16(0.1), jnp.float16(0.1)):
+        decay = jaxreg.weight_decay(0.1, learning_rate=cosine, max_learning_rate=largest)
+        assert decay.init(parameters()).count == 0
+
+
 def test_options_survive_inject_hyperparams():
     params, grads = parameters(), gradients(2)
     given = {"strength": 0.2, "cautious": True, "corrected": masks.weights, "max_learning_rate": 0.5}
