@@ -8,8 +8,8 @@ from jax.core import Tracer
 
 REMEDY = (
     "It was called with a step count, as optax.inject_hyperparams does with every callable "
-    'argument it is not told about: pass static_args=("penalty", "mask", "groups") (those your '
-    "factory has) to optax.inject_hyperparams."
+    'argument it is not told about: pass static_args=("penalty", "mask", "groups", "corrected") '
+    "(those your factory has) to optax.inject_hyperparams."
 )
 
 

@@ -175,6 +175,12 @@ def as_real(number: Any, like: Any) -> Any:
     return jnp.asarray(number, dtype)
 
 
+def widened(number: Any) -> Any:
+    """A factor of a product of strengths and rates: two small float16 numbers have none but 0."""
+    is_python = isinstance(number, int | float) and not isinstance(number, np.generic)
+    return number if is_python else upcast(number)
+
+
 def squared_modulus(x: Any) -> Any:
     """``|x|^2`` element by element, real also for complex arrays."""
     return x.real * x.real + x.imag * x.imag if is_complex(x) else x * x

@@ -131,7 +131,7 @@ def test_a_penalty_called_with_a_step_count_names_the_remedy(count):
     assert str(caught.value) == (
         f"A penalty (l1) takes a pytree of parameters. Got the integer {int(count)}. {arguments.REMEDY}"
     )
-    assert 'pass static_args=("penalty", "mask", "groups")' in arguments.REMEDY
+    assert 'pass static_args=("penalty", "mask", "groups", "corrected")' in arguments.REMEDY
 
 
 def test_a_traced_step_count_is_refused_too():

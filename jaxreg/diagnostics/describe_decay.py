@@ -16,13 +16,15 @@ from jaxreg.tree import PyTree, flatten
 HEADERS = ("leaf", "shape", "dtype", "strength", "per step", "rule")
 INVERTED = "No weights decay, only biases, norms or embeddings: is the mask inverted?"
 
+NOTHING = "Nothing decays: the strength, the learning rate or each multiplier is 0."
+
 
 @dataclasses.dataclass(frozen=True)
 class DecayRow:
     """What is decayed of one leaf.
 
     ``strength`` (multiplier included) and ``per_step`` (learning rate and correction too) are numbers;
-    None where a schedule or a traced value is in them, and 0 for a leaf that does not decay.
+    None where a schedule or a traced value is in them. A leaf with ``per_step`` 0 does not decay.
     """
 
     path: str
@@ -58,7 +60,7 @@ class DecayDescription:
             side = "right" if position in (3, 4) else "left"
             table.add_column(header.replace(" ", "\n"), justify=side, no_wrap=position < 5)
         for row in self.rows:
-            table.add_row(*map(escape, _cells(row)), style="dim" if row.strength == 0 else "")
+            table.add_row(*map(escape, _cells(row)), style="dim" if row.per_step == 0 else "")
         return table
 
 
@@ -116,6 +118,8 @@ def describe_decay(
         corrected=corrected,
     )
     flat = flatten(params)
+    if flat.has_floating:
+        rule.check_fit(flat)
     parts = rule.parts(flat, rule.mask.indices(flat))
     described = masks.describe(rule.mask, params).rows
     rows = []
@@ -131,16 +135,21 @@ def _numbers(part: Part, rule: DecayRule) -> tuple[float | None, float | None]:
     """The strength of a leaf and its share per step, None where they are not known yet."""
     strength = _product(part.strength, 1.0 if part.multiplier is None else part.multiplier)
     rate = rule.learning_rate
-    if rate is None or strength is None:
+    if rate is None:
         return strength, strength
     correction = _product(rate, 1 / rule.max_learning_rate) if part.corrected else 1.0
     return strength, _product(strength, rate, correction)
 
 
 def _product(*factors: Any) -> float | None:
-    if any(factor is None or callable(factor) or isinstance(factor, Tracer) for factor in factors):
-        return None
-    return math.prod(map(float, factors))
+    known = [
+        float(factor)
+        for factor in factors
+        if not (factor is None or callable(factor) or isinstance(factor, Tracer))
+    ]
+    if 0.0 in known:  # times whatever a schedule gives
+        return 0.0
+    return math.prod(known) if len(known) == len(factors) else None
 
 
 def _reason(part: Part, of_mask: str) -> str:
@@ -159,12 +168,14 @@ def _cells(row: DecayRow) -> Sequence[str]:
 
 def _summary(rows: Sequence[DecayRow], view: View) -> str:
     floating = [row for row, counts in zip(rows, view.floating, strict=True) if counts]
-    decayed = [row for row in floating if row.strength != 0]
+    decayed = [row for row in floating if row.per_step != 0]
     sizes = [sum(math.prod(row.shape) for row in group) for group in (decayed, floating)]
     summary = (
         f"{len(decayed)} of {len(floating)} floating-point leaves decay, "
         f"{sizes[0]:,} of {sizes[1]:,} elements"
     )
     is_weight = [ok and hit for ok, (hit, _) in zip(view.floating, masks.weights.judge(view), strict=True)]
-    hit = any(row.strength != 0 and weight for row, weight in zip(rows, is_weight, strict=True))
+    if not decayed:
+        return f"{summary}\n{NOTHING}"
+    hit = any(row.per_step != 0 and weight for row, weight in zip(rows, is_weight, strict=True))
     return summary if hit or not any(is_weight) else f"{summary}\n{INVERTED}"

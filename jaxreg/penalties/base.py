@@ -24,6 +24,7 @@ from jaxreg.tree import (
     real_dtype,
     spread,
     upcast,
+    widened,
 )
 from jaxreg.views import View
 
@@ -209,7 +210,9 @@ class TermPenalty(Penalty):
 
     def scale(self, factor: Any) -> Self:
         check_number(factor, "factor", "scale")
-        return dataclasses.replace(self, strength=jax.tree.map(lambda s: s * factor, self.strength))
+        return dataclasses.replace(
+            self, strength=jax.tree.map(lambda s: widened(s) * widened(factor), self.strength)
+        )
 
     def touched(self, flat: FlatTree) -> tuple[int, ...]:
         return tuple(index for term in self.terms(flat) for index in term.indices)

@@ -11,14 +11,14 @@ from jax.core import Tracer
 from jaxreg.arguments import check_flag, check_number, check_number_tree, check_rate
 from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups, layers
-from jaxreg.mask_algebra import Mask
+from jaxreg.mask_algebra import Mask, View
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Leaves
 from jaxreg.penalties.reference import NUMBERS
 from jaxreg.penalties.shrinkage import group_norm
 from jaxreg.transforms.multipliers import Multipliers, checked_multipliers
 from jaxreg.transforms.new_parameters import rate_at
-from jaxreg.tree import FlatTree, PyTree, as_real, is_complex, is_inexact, spread
+from jaxreg.tree import FlatTree, PyTree, as_real, is_complex, is_inexact, spread, widened
 
 SAME = 1e-6
 """How far the same number may differ in float32 and in double precision."""
@@ -53,12 +53,21 @@ class DecayRule:
     def check_fit(self, flat: FlatTree) -> None:
         """Refuse masks, tables, references and groups that do not fit the parameters."""
         chosen = self.mask.indices(flat)
-        self.parts(flat, chosen)
+        parts = self.parts(flat, chosen).values()
+        if self.max_learning_rate is not None and not any(part.corrected for part in parts):
+            self._refuse_disjoint(flat)
         if self.toward is not None:
             self._references(flat, chosen)
         if self.target_norm is not None:
             spread(self.target_norm, flat, "target_norm", chosen)
             self.groups.resolve(flat, chosen)
+
+    def _refuse_disjoint(self, flat: FlatTree) -> None:
+        if not View(flat).hidden:  # what optax hides, both may choose
+            raise ValueError(
+                f"The 'corrected' parameter of {self.owner} must choose a leaf that 'mask' chooses too. "
+                f"Got corrected={self.corrected!r} with mask={self.mask!r}."
+            )
 
     def parts(self, flat: FlatTree, chosen: list[int]) -> dict[int, Part]:
         """What is said of each chosen leaf."""
@@ -84,21 +93,21 @@ class DecayRule:
         """
         strength, rate = self.strength, self.learning_rate
         if callable(strength):
-            strength = rate_at(strength, count, self.owner, "strength")
+            strength = widened(rate_at(strength, count, self.owner, "strength"))
         if rate is not None:
-            rate = rate_at(rate, count, self.owner, "learning_rate")
+            rate = widened(rate_at(rate, count, self.owner, "learning_rate"))
         found = {}
         for index, part in self.parts(flat, chosen).items():
             if isinstance(part.multiplier, int | float) and part.multiplier == 0:
                 found[index] = 0.0  # also of a schedule
                 continue
-            share = strength if callable(part.strength) else part.strength
+            share = strength if callable(part.strength) else widened(part.strength)
             if part.multiplier is not None:
-                share = share * part.multiplier
+                share = share * widened(part.multiplier)
             if rate is not None:
                 share = share * rate
             if part.corrected:
-                share = share * (rate / self.max_learning_rate)
+                share = share * (rate / widened(self.max_learning_rate))
             found[index] = share
         return found
 
@@ -183,6 +192,12 @@ def checked_rule(
     )
 
 
+def slack(number: Any) -> float:
+    """How far this number may be from the same number in another precision, as a share."""
+    narrow = is_inexact(number) and hasattr(number, "dtype")
+    return max(SAME, float(jnp.finfo(number.dtype).eps)) if narrow else SAME
+
+
 def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: Any) -> None:
     if largest is None:
         if corrected is not None:
@@ -199,7 +214,7 @@ def _check_correction(owner: str, learning_rate: Any, largest: Any, corrected: A
         )
     if any(callable(number) or isinstance(number, Tracer) for number in (learning_rate, largest)):
         return
-    if float(learning_rate) > float(largest) * (1 + SAME):
+    if float(learning_rate) > float(largest) * (1 + max(map(slack, (learning_rate, largest)))):
         raise ValueError(
             f"The 'learning_rate' parameter of {owner} must be at most 'max_learning_rate', "
             f"{float(largest):g}. Got {float(learning_rate):g}."

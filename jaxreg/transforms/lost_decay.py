@@ -1,6 +1,5 @@
 """A warning, before training, that a decay is too small for the precision of the weights."""
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,69 +9,69 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxreg.penalties.base import Leaves
 from jaxreg.transforms.decay_rule import DecayRule
+from jaxreg.transforms.outlook import Outlook
 from jaxreg.transforms.rounding import is_narrow
-from jaxreg.tree import FlatTree
-
-ASKED = (0, 1, 10, 100, 1_000, 10_000, 100_000)
-"""Step counts at which a schedule is asked for its largest value."""
+from jaxreg.tree import FlatTree, is_complex, upcast
 
 
-def loss_warner(rule: DecayRule, rounding: str | None) -> Callable[[FlatTree], None]:
+def loss_warner(outlook: Outlook, rounding: str | None) -> Callable[[FlatTree], None]:
     """A function that warns the first time it sees parameters whose decay would be lost."""
     warned = False
 
     def warn(flat: FlatTree) -> None:
         nonlocal warned
-        lost = {} if warned else lost_leaves(rule, rounding, flat)
+        lost = {} if warned else lost_leaves(outlook, rounding, flat)
         if lost:
             warned = True
             # At the caller of init.
-            warnings.warn(_message(rule, rounding, flat, lost), UserWarning, stacklevel=3)
+            warnings.warn(_message(outlook.rule, rounding, flat, lost), UserWarning, stacklevel=3)
 
     return warn
 
 
-def lost_leaves(rule: DecayRule, rounding: str | None, flat: FlatTree) -> dict[int, float]:
-    """Leaves of which a step takes less than half the distance to the next number, and that share."""
-    found = {}
-    rate = 1.0 if rule.learning_rate is None else _largest(rule.learning_rate)
-    for index, part in rule.parts(flat, rule.mask.indices(flat)).items():
-        multiplier = 1.0 if part.multiplier is None else _largest(part.multiplier)
-        share = math.prod((_largest(part.strength), multiplier, rate))
-        # Not a number where traced values are in it, which nothing is said about.
-        if share > 0 and _is_lost(flat.leaves[index], share, rounding):
-            found[index] = share
-    return found
+def lost_leaves(outlook: Outlook, rounding: str | None, flat: FlatTree) -> dict[int, float]:
+    """Leaves of which a step moves most weights by less than half a spacing, and the largest share."""
+    rule = outlook.rule
+    chosen = rule.mask.indices(flat)
+    shares = outlook.largest_shares(flat, chosen)
+    # Not a number where traced values are in it, which nothing is said about.
+    shares = {index: share for index, share in shares.items() if share > 0}
+    if not shares:
+        return {}
+    distances: Leaves = {}
+    if rule.toward is not None or rule.target_norm is not None:
+        if any(_is_abstract(flat.leaves[index]) for index in chosen):
+            return {}
+        with jax.ensure_compile_time_eval():
+            distances = rule.distances(flat, {index: upcast(flat.leaves[index]) for index in chosen})
+    return {
+        index: share
+        for index, share in shares.items()
+        if _is_lost(flat.leaves[index], share, distances.get(index), rounding)
+    }
 
 
-def _largest(value: Any) -> float:
-    """The number, or the largest value of a schedule at the counts asked; NaN where it is traced."""
-    if not callable(value):
-        return math.nan if isinstance(value, Tracer) else float(value)
-    try:
-        values = [value(jnp.asarray(count, jnp.int32)) for count in ASKED]
-    except Exception:  # a table that ends before, say: it is asked again in training, where it must answer
-        return math.nan
-    return max(_largest(value) for value in values)
-
-
-def _is_lost(leaf: Any, share: float, rounding: str | None) -> bool:
+def _is_lost(leaf: Any, share: float, distance: Any, rounding: str | None) -> bool:
     info = _precision(leaf, rounding)
     eps = float(info.eps)
-    # Half the distance to the next number is between a quarter and half of eps, as a share of a weight.
-    if share < eps / 4:
-        return True
-    has_denormals_in_reach = info.bits == 16 and info.minexp > -100
-    if share >= eps / 2 and not has_denormals_in_reach:
+    if distance is None:
+        # Half the distance to the next number is between a quarter and half of eps, as a share of a weight.
+        if share < eps / 4:
+            return True
+        has_denormals_in_reach = info.bits == 16 and info.minexp > -100
+        if _is_abstract(leaf) or (share >= eps / 2 and not has_denormals_in_reach):
+            return False
+        distance = leaf
+    elif isinstance(distance, Tracer):  # to a reference that is traced
         return False
-    if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
-        return False
-    typical = float(_typical(leaf))
-    if not 0 < typical < math.inf:
-        return False
-    spacing = max(eps * 2.0 ** math.floor(math.log2(typical)), float(info.smallest_subnormal))
-    return share * typical < spacing / 2
+    with jax.ensure_compile_time_eval():
+        return bool(_mostly_stuck(leaf, distance, share, eps, float(info.smallest_subnormal)))
+
+
+def _is_abstract(leaf: Any) -> bool:
+    return isinstance(leaf, Tracer | jax.ShapeDtypeStruct)
 
 
 def _precision(leaf: Any, rounding: str | None) -> Any:
@@ -81,10 +80,21 @@ def _precision(leaf: Any, rounding: str | None) -> Any:
 
 
 @jax.jit
-def _typical(leaf: Any) -> jax.Array:
-    """The mean modulus of the weights that are not zero."""
-    sizes = jnp.abs(leaf).astype(jnp.float32)
-    return jnp.sum(sizes) / jnp.maximum(jnp.sum(sizes != 0), 1)
+def _mostly_stuck(leaf: Any, distance: Any, share: Any, eps: Any, smallest: Any) -> jax.Array:
+    """Whether most weights with a way to go have a neighbouring number too far for their step."""
+    leaf, distance = upcast(leaf), upcast(distance)
+    sizes, ways = jnp.abs(leaf), jnp.abs(distance)
+    # Weights that start where they are led to will be some part of themselves away from it.
+    ways = jnp.where(jnp.any(ways != 0), ways, sizes)
+    mantissa, exponent = jnp.frexp(sizes)
+    spacing = eps * jnp.exp2(exponent - 1.0)
+    if not is_complex(leaf):  # below a power of two the numbers lie twice as close
+        inward = jnp.sign(leaf) * jnp.sign(distance) >= 0
+        spacing = jnp.where((mantissa == 0.5) & inward, spacing / 2, spacing)
+    spacing = jnp.where(sizes == 0, smallest, jnp.maximum(spacing, smallest))
+    counted = jnp.isfinite(sizes) & (ways != 0)
+    stuck = counted & (share * ways < spacing / 2)
+    return jnp.sum(stuck.astype(jnp.float32)) > jnp.sum(counted.astype(jnp.float32)) / 2
 
 
 def _message(rule: DecayRule, rounding: str | None, flat: FlatTree, lost: dict[int, float]) -> str:
@@ -97,8 +107,13 @@ def _message(rule: DecayRule, rounding: str | None, flat: FlatTree, lost: dict[i
         if narrow
         else "A larger strength or learning rate, or wider parameters, would reach them."
     )
+    whole = "a weight"
+    if rule.toward is not None:
+        whole = "a weight's distance to 'toward'"
+    if rule.target_norm is not None:
+        whole = "a weight's distance to 'target_norm'"
     return (
         f"Where gradients are small, the weight decay of '{flat.paths[first]}'{also} is lost: a step takes "
-        f"a share of {lost[first]:.1e} of a weight, which is less than half the distance to the next "
+        f"a share of {lost[first]:.1e} of {whole}, which is less than half the distance to the next "
         f"{np.dtype(info.dtype).name} number. {remedy}"
     )

@@ -17,6 +17,8 @@ STOCHASTIC, COMPENSATED = "stochastic", "compensated"
 REMAINDER = jnp.int16
 PARTS = 2.0**16
 """Remainders are counted in this part of a spacing: with bfloat16 that makes all the bits of float32."""
+STREAM = 0x6A617872
+"""Folded into the seed's key: its splits are what somebody else who has the seed draws from."""
 TINY = 2.0**-100
 """Below it the spacing is computed in denormals, which CPUs take for 0: rounded to the nearest."""
 
@@ -60,7 +62,8 @@ def begin_rounding(
     """The state before the first update of the leaves that are chosen."""
     count = jnp.zeros([], jnp.int32)
     if rounding == STOCHASTIC:
-        return RoundedState(count, key=jax.random.key_data(jax.random.key(seed)))
+        key = jax.random.fold_in(jax.random.key(seed), STREAM)
+        return RoundedState(count, key=jax.random.key_data(key))
     # Of optax's placeholder for parameters there is nothing to choose.
     chosen = choose(flat) if flat.has_floating else ()
     remainders = []

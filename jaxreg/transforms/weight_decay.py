@@ -16,6 +16,7 @@ from jaxreg.transforms.new_parameters import (
     require_params,
     update_dtype,
 )
+from jaxreg.transforms.outlook import Outlook
 from jaxreg.transforms.proximal import ProximalState
 from jaxreg.transforms.rounding import (
     begin_rounding,
@@ -169,7 +170,8 @@ def weight_decay(
         groups=groups,
     )
     check_rounding(rounding, seed, "weight_decay")
-    warn_of_loss = loss_warner(rule, rounding)
+    outlook = Outlook(rule)
+    warn_of_loss = loss_warner(outlook, rounding)
 
     def begin(params: PyTree) -> Any:
         if rounding is None:
@@ -180,6 +182,7 @@ def weight_decay(
         flat = flatten(params)
         if flat.has_floating:
             rule.check_fit(flat)
+            outlook.check_rates()
             warn_of_loss(flat)
         return begun(begin, params)
 

@@ -130,6 +130,37 @@ def test_numbers_schedules_and_corrections():
     assert traced(0.1)
 
 
+SCHEDULE = optax.linear_schedule(0.1, 0.0, 9)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"strength": SCHEDULE},
+        {"strength": 0.1, "learning_rate": SCHEDULE},
+        {"strength": SCHEDULE, "learning_rate": SCHEDULE},
+    ],
+    ids=["strength", "rate", "both"],
+)
+def test_a_multiplier_of_zero_is_zero_of_a_schedule_too(given):
+    table = jaxreg.describe_decay(params=parameters(), multipliers={"**/kernel": 0.0, "**": 1.0}, **given)
+    bias, kernel = table.rows
+    assert (kernel.strength, kernel.per_step) == (0.0, 0.0)
+    assert bias.per_step is None
+    assert "1 of 2 floating-point leaves decay, 3 of 15 elements" in str(table)
+    assert str(table).endswith("is the mask inverted?")
+
+
+@pytest.mark.parametrize("strength", [0.1, SCHEDULE], ids=["number", "schedule"])
+def test_at_a_learning_rate_of_zero_nothing_decays(strength):
+    table = jaxreg.describe_decay(strength, parameters(), learning_rate=0.0)
+    assert {row.per_step for row in table.rows} == {0.0}
+    assert "0 of 2 floating-point leaves decay, 0 of 15 elements" in str(table)
+    assert str(table).endswith("Nothing decays: the strength, the learning rate or each multiplier is 0.")
+    independent = jaxreg.describe_decay(0.1, parameters())
+    assert "2 of 2 floating-point leaves decay" in str(independent)
+
+
 def test_rich_draws_the_same_table():
     table = jaxreg.describe_decay(0.1, parameters(), mask=masks.weights)
     screen = io.StringIO()

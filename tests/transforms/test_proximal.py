@@ -94,6 +94,14 @@ def test_one_strength_per_leaf():
     )
 
 
+@pytest.mark.parametrize("strength", [jnp.float16(3e-4), 3e-4], ids=["float16", "python"])
+def test_a_strength_times_a_float16_schedule_is_not_zero(strength):
+    small, weights = jnp.float16(3e-4), jnp.full(2, 1e-6)
+    link = jaxreg.proximal(jaxreg.l1(strength), 1.0, strength_schedule=lambda _: small)
+    updates, _ = jax.jit(link.update)(jnp.zeros(2), link.init(weights), weights)
+    np.testing.assert_allclose(updates, -9e-8, rtol=2e-3)
+
+
 # optax.inject_hyperparams calls what it can call
 
 STATIC = ("penalty", "mask", "groups")
@@ -128,7 +136,9 @@ def test_inject_hyperparams_with_static_arguments(name):
 @pytest.mark.parametrize("name", FACTORIES)
 def test_inject_hyperparams_without_them_names_the_remedy(name):
     factory, given = FACTORIES[name]
-    remedy = r"pass static_args=\(\"penalty\", \"mask\", \"groups\"\).* to optax.inject_hyperparams"
+    remedy = (
+        r"pass static_args=\(\"penalty\", \"mask\", \"groups\", \"corrected\"\).* to optax.inject_hyperparams"
+    )
     with pytest.raises(TypeError, match=remedy):
         optax.inject_hyperparams(factory)(learning_rate=0.3, **given).init(parameters())
 
@@ -137,7 +147,9 @@ def test_inject_hyperparams_with_a_plain_function_as_mask_names_the_remedy():
     def mask(params):
         return jax.tree.map(lambda leaf: jnp.ndim(leaf) == 2, params)
 
-    with pytest.raises((TypeError, ValueError), match=r"static_args=\(\"penalty\", \"mask\", \"groups\"\)"):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"static_args=\(\"penalty\", \"mask\", \"groups\", \"corrected\"\)"
+    ):
         optax.inject_hyperparams(jaxreg.proximal_l1)(0.2, 0.3, mask=mask).init(parameters())
 
 

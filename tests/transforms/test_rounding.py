@@ -215,6 +215,17 @@ def test_no_two_leaves_and_no_two_steps_share_their_coins():
     assert max(agree) < 0.7
 
 
+def test_the_coins_are_not_what_others_draw_from_the_seed():
+    fold, split, draw = jax.random.fold_in, jax.random.split, jax.random.uniform
+    key = jax.random.key(0)
+    keys = [*split(key, 3), *split(split(key)[1], 3), *split(split(key)[0], 3), *split(fold(key, 0))]
+    drawn = {
+        tuple(np.asarray(pattern) < 0.5)
+        for pattern in jax.jit(jax.vmap(lambda k: draw(k, (256,))))(jnp.stack(keys))
+    }
+    assert drawn.isdisjoint(coins(steps=2))
+
+
 def test_the_seed_says_which_coins():
     first = coins(steps=2)
     assert coins(steps=2, seed=0) == first
@@ -277,6 +288,15 @@ def test_nnx_optimizer_with_parameters_of_two_widths(rounding):
     optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
     expected, _ = jax.jit(apply(link))(jax.tree.map(jnp.zeros_like, before), link.init(before), before)
     assert_same_bits(nnx.to_pure_dict(nnx.state(model, nnx.Param)), expected)
+
+
+def test_the_seed_of_a_proximal_link_says_which_coins():
+    params = jnp.ones(256, jnp.bfloat16)  # half a spacing above where the prox leads
+    links = [jaxreg.proximal(jaxreg.l1(2.0**-9), 1.0, rounding="stochastic", seed=seed) for seed in (0, 0, 7)]
+    update = jax.jit(apply(links[0]))  # the seed is in the state alone
+    first, again, other = (update(jnp.zeros(256), link.init(params), params)[0] for link in links)
+    assert_same_bits(first, again)
+    assert 80 < np.sum(first != other) < 176
 
 
 @both

@@ -60,6 +60,23 @@ def test_a_small_decay_is_not_lost_in_narrow_gradients():
     assert_close(updates, jnp.full(3, 0.999))
 
 
+@pytest.mark.filterwarnings("ignore:.*is lost")
+@pytest.mark.parametrize("kind", ["numbers", "schedules", "multipliers", "injected"])
+def test_a_product_of_small_float16_numbers_is_not_zero(kind):
+    small = jnp.float16(3e-4)  # whose square float16 does not hold
+    params = jnp.full(2, 0.01, jnp.float16)
+    given = {
+        "numbers": {"strength": small, "learning_rate": small},
+        "schedules": {"strength": lambda _: small, "learning_rate": lambda _: small},
+        "multipliers": {"strength": small, "multipliers": {"**": small}},
+        "injected": {"strength": 3e-4, "learning_rate": 3e-4},  # cast to the parameters' dtype
+    }[kind]
+    make = optax.inject_hyperparams(jaxreg.weight_decay) if kind == "injected" else jaxreg.weight_decay
+    decay = make(**given)
+    updates, _ = jax.jit(decay.update)(jnp.zeros(2), decay.init(params), params)
+    np.testing.assert_allclose(updates, -9e-10, rtol=2e-3)
+
+
 def test_strength_may_be_traced():
     params, [grads] = parameters(), gradients(1)
 
@@ -166,6 +183,22 @@ def test_corrected_decay_goes_with_the_square_of_the_rate():
         np.testing.assert_allclose(actual["layer"]["bias"], bias * params["layer"]["bias"], rtol=1e-5)
 
 
+def test_a_schedule_above_the_largest_rate_is_refused_at_init():
+    decay = jaxreg.weight_decay(
+        0.1, learning_rate=optax.linear_schedule(0.0, 0.2, 100), max_learning_rate=0.1
+    )
+    words = (
+        "'learning_rate' parameter of weight_decay must be .*'max_learning_rate', 0.1. Got 0.102 at step 51"
+    )
+    for init in (decay.init, jax.jit(decay.init)):
+        with pytest.raises(ValueError, match=words):
+            init(parameters())
+    cosine = optax.warmup_cosine_decay_schedule(0.0, 0.1, 30, 100)
+    for largest in (0.1, jnp.bfloat16(0.1), jnp.float16(0.1)):
+        decay = jaxreg.weight_decay(0.1, learning_rate=cosine, max_learning_rate=largest)
+        assert decay.init(parameters()).count == 0
+
+
 def test_options_survive_inject_hyperparams():
     params, grads = parameters(), gradients(2)
     given = {"strength": 0.2, "cautious": True, "corrected": masks.weights, "max_learning_rate": 0.5}
@@ -260,6 +293,16 @@ UNFIT = [
     ),
     ({"toward": {"layer": 1j}}, "The 'toward' parameter of weight_decay is complex at 'layer/bias'"),
     ({"target_norm": 1.0, "groups": groups.outputs()}, r"'layer/bias' has shape \(3,\)"),
+    (
+        {
+            "learning_rate": 0.1,
+            "max_learning_rate": 0.1,
+            "mask": masks.name("bias"),
+            "corrected": masks.weights,
+        },
+        "The 'corrected' parameter of weight_decay must choose a leaf that 'mask' chooses too. "
+        r"Got corrected=weights with mask=name\('bias'\).",
+    ),
     (
         {"multipliers": {"**/kernel": 1.0}},
         "The multipliers of weight_decay have no pattern for the leaf 'layer/bias'. Add one",
