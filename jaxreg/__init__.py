@@ -69,13 +69,23 @@ from jaxreg.penalties import (
     total_variation,
     unit_norm,
 )
-from jaxreg.transforms import add_penalty, proximal, proximal_group_lasso, proximal_l1, weight_decay
-from jaxreg.tuning import strength_max
+from jaxreg.transforms import (
+    PenaltySchedule,
+    add_penalty,
+    proximal,
+    proximal_group_lasso,
+    proximal_l1,
+    scheduled,
+    sparsity_ramp,
+    weight_decay,
+)
+from jaxreg.tuning import strength_max, target_sparsity
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Penalty",
+    "PenaltySchedule",
     "adabreg",
     "add_penalty",
     "box",
@@ -135,15 +145,18 @@ __all__ = [
     "rda",
     "report",
     "scad",
+    "scheduled",
     "simplex",
     "slope",
     "sparse_group_lasso",
     "sparse_initialization",
     "sparsity",
+    "sparsity_ramp",
     "spectral_norm",
     "spectral_norm_ball",
     "step",
     "strength_max",
+    "target_sparsity",
     "top_k",
     "total_variation",
     "unit_norm",

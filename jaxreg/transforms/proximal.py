@@ -16,18 +16,21 @@ from jaxreg.transforms.new_parameters import (
     rate_at,
     require_params,
     require_penalty,
+    require_penalty_or_schedule,
 )
+from jaxreg.transforms.penalty_schedule import PenaltySchedule, first_strength, scheduled
 from jaxreg.tree import PyTree
 
 
 class ProximalState(NamedTuple):
-    """How many updates have been made, for schedules."""
+    """How many updates have been made, and the strength of the last one where a ramp has to find it."""
 
     count: jax.typing.ArrayLike
+    strength: jax.typing.ArrayLike | None = None
 
 
 def proximal(
-    penalty: Penalty, learning_rate: Any, *, strength_schedule: Any = None
+    penalty: Penalty | PenaltySchedule, learning_rate: Any, *, strength_schedule: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Apply a penalty's prox to the parameters that the chain is about to make. LAST in a chain.
 
@@ -35,7 +38,7 @@ def proximal(
         w \leftarrow \mathrm{prox}_{\eta_k R}(w + u), \qquad u: \text{the update that arrives}
 
     Args:
-        penalty: a :class:`jaxreg.Penalty`.
+        penalty: a :class:`jaxreg.Penalty`, or a schedule of them such as :func:`jaxreg.scheduled`.
         learning_rate: eta, the step size of the prox: a non-negative number, a 0-d array,
             or an optax schedule, evaluated at the count before this update, from 0.
             Give it the schedule that scales the updates.
@@ -72,17 +75,19 @@ def proximal(
     References:
         Parikh and Boyd, Proximal algorithms, 2014, section 4.2, https://doi.org/10.1561/2400000003
     """
-    require_penalty(penalty, "proximal")
+    require_penalty_or_schedule(penalty, "proximal")
     check_rate(learning_rate, "learning_rate", "proximal")
-    if strength_schedule is not None and not callable(strength_schedule):
-        raise TypeError(
-            "The 'strength_schedule' parameter of proximal must be a schedule or None. "
-            f"Got {strength_schedule!r}."
-        )
+    if strength_schedule is not None:
+        if not callable(strength_schedule):
+            raise TypeError(
+                "The 'strength_schedule' parameter of proximal must be a schedule or None. "
+                f"Got {strength_schedule!r}."
+            )
+        penalty = scheduled(require_penalty(penalty, "proximal"), strength_schedule)
 
     def init(params: PyTree) -> ProximalState:
         check_fit(penalty.touched, params)
-        return ProximalState(jnp.zeros([], jnp.int32))
+        return ProximalState(jnp.zeros([], jnp.int32), first_strength(penalty))
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
@@ -90,9 +95,8 @@ def proximal(
         del extra_args
         require_params(params)
         rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")
-        current = penalty if strength_schedule is None else penalty.scale(strength_schedule(state.count))
-        updates = proximal_updates(current, params, updates, rate)
-        return updates, ProximalState(optax.safe_increment(state.count))
+        updates, strength = proximal_updates(penalty, state.count, params, updates, rate)
+        return updates, ProximalState(optax.safe_increment(state.count), strength)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
