@@ -79,7 +79,7 @@ from jaxreg.transforms import (
     sparsity_ramp,
     weight_decay,
 )
-from jaxreg.tuning import strength_max, target_sparsity
+from jaxreg.tuning import regularization_path, strength_max, target_sparsity
 
 __version__ = "0.1.0"
 
@@ -143,6 +143,7 @@ __all__ = [
     "proximal_optimizer",
     "ramda",
     "rda",
+    "regularization_path",
     "report",
     "scad",
     "scheduled",
