@@ -79,17 +79,31 @@ from jaxreg.transforms import (
     sparsity_ramp,
     weight_decay,
 )
-from jaxreg.tuning import regularization_path, strength_max, target_sparsity
+from jaxreg.tuning import (
+    CrossValidation,
+    SparsityCurve,
+    cross_validate,
+    dense_sparse_dense,
+    regularization_path,
+    sparsity_curve,
+    strength_max,
+    target_sparsity,
+    windowed,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossValidation",
     "Penalty",
     "PenaltySchedule",
+    "SparsityCurve",
     "adabreg",
     "add_penalty",
     "box",
     "capped_l1",
+    "cross_validate",
+    "dense_sparse_dense",
     "elastic_net",
     "exclusive_lasso",
     "fista",
@@ -152,6 +166,7 @@ __all__ = [
     "sparse_group_lasso",
     "sparse_initialization",
     "sparsity",
+    "sparsity_curve",
     "sparsity_ramp",
     "spectral_norm",
     "spectral_norm_ball",
@@ -162,4 +177,5 @@ __all__ = [
     "total_variation",
     "unit_norm",
     "weight_decay",
+    "windowed",
 ]

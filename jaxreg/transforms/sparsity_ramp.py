@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from jaxreg.arguments import check_number, check_whole_number
+from jaxreg.arguments import check_number, check_whole_number, check_window
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves
@@ -215,16 +214,11 @@ def sparsity_ramp(
             f"Got {penalty!r}."
         )
     check_number(target, "target", "sparsity_ramp", high=1.0, open_high=True)
-    check_whole_number(begin_step, "begin_step", "sparsity_ramp")
     check_whole_number(end_step, "end_step", "sparsity_ramp")
+    check_window(begin_step, end_step, "sparsity_ramp")
     check_whole_number(every, "every", "sparsity_ramp")
     if every == 0:
         raise ValueError("The 'every' parameter of sparsity_ramp must be at least 1. Got 0.")
-    if not isinstance(begin_step, Tracer) and not isinstance(end_step, Tracer) and end_step <= begin_step:
-        raise ValueError(
-            "The 'end_step' parameter of sparsity_ramp must be larger than 'begin_step'. "
-            f"Got begin_step={begin_step} and end_step={end_step}."
-        )
     if method not in METHODS:
         raise ValueError(
             f"The 'method' parameter of sparsity_ramp must be 'strength' or 'projection'. Got {method!r}."

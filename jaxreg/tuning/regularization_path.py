@@ -80,7 +80,7 @@ def regularization_path(
             "The 'train_fn' parameter of regularization_path must be a function of a strength. "
             f"Got {train_fn!r}."
         )
-    values = _checked_strengths(strengths)
+    values = checked_strengths(strengths, "regularization_path")
     check_flag(progress, "progress", "regularization_path")
     if check_flag(warm_start, "warm_start", "regularization_path"):
         if batch_size is not None:
@@ -129,18 +129,19 @@ def _joined(leaves: Sequence[jax.Array]) -> jax.Array:
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
 
 
-def _checked_strengths(strengths: Any) -> jax.Array:
+def checked_strengths(strengths: Any, owner: str) -> jax.Array:
+    """A vector of non-negative numbers, in JAX's default precision."""
     values = jnp.asarray(strengths, jnp.result_type(float))
     if values.ndim != 1 or not values.size:
         raise ValueError(
-            "The 'strengths' parameter of regularization_path must be a vector of at least one number. "
+            f"The 'strengths' parameter of {owner} must be a vector of at least one number. "
             f"Got shape {values.shape}."
         )
-    wrong = np.asarray(values)[~(np.isfinite(values) & (np.asarray(values) >= 0))]
+    known = np.asarray(values)
+    wrong = known[~(np.isfinite(known) & (known >= 0))]
     if wrong.size:
         raise ValueError(
-            "The 'strengths' parameter of regularization_path must hold non-negative numbers. "
-            f"Got {wrong[0]}."
+            f"The 'strengths' parameter of {owner} must hold non-negative numbers. Got {wrong[0]}."
         )
     return values
 
