@@ -30,7 +30,7 @@ class ProximalOptimizerState(NamedTuple):
 
     count: jax.typing.ArrayLike
     inner: Any
-    strength: jax.typing.ArrayLike | None = None
+    strength: Any = None
 
 
 def proximal_optimizer(

@@ -141,8 +141,8 @@ def proximal_updates(
     frozen: Collection[int] = (),
 ) -> tuple[PyTree, Any]:
     """Updates that ``optax.apply_updates`` turns into the proximal point, and the strength if sought."""
-    *reached, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
-    return updates_to(*reached), strength
+    flat, moves, points, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
+    return updates_to(flat, moves, points), strength
 
 
 def proximal_parameters(
@@ -154,8 +154,8 @@ def proximal_parameters(
     frozen: Collection[int] = (),
 ) -> tuple[PyTree, Any]:
     """The proximal point itself, and the strength; parameters out of reach are updated as optax does."""
-    *reached, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
-    return parameters_at(*reached), strength
+    flat, moves, points, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
+    return parameters_at(flat, moves, points), strength
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:

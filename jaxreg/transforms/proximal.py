@@ -26,7 +26,7 @@ class ProximalState(NamedTuple):
     """How many updates have been made, and the strength of the last one where a ramp has to find it."""
 
     count: jax.typing.ArrayLike
-    strength: jax.typing.ArrayLike | None = None
+    strength: Any = None
 
 
 def proximal(

@@ -22,7 +22,7 @@ def regularization_path(
     batch_size: int | None = None,
     progress: bool = False,
     warm_start: bool = False,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> PyTree:
     r"""Train once per strength and stack the results, as one compiled program.
 
@@ -103,7 +103,7 @@ def regularization_path(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _mapped(train_fn: Callable[..., PyTree], places: tuple[jax.Device, ...], strengths: Any) -> PyTree:
+def _mapped(train_fn: Callable[..., PyTree], places: tuple[Any, ...], strengths: Any) -> PyTree:
     runs = jax.vmap(train_fn)
     if len(places) == 1:
         return runs(strengths)

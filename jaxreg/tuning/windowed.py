@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxreg.arguments import check_rate, check_whole_number, check_window
+from jaxreg.transforms.new_parameters import rate_at
 
 
 def windowed(
@@ -54,6 +55,6 @@ def windowed(
         counts = (past >= 0) & (past % every == 0)
         if end_step is not None:
             counts &= count < end_step
-        return jnp.where(counts, schedule(count) if callable(schedule) else schedule, 0.0)
+        return jnp.where(counts, rate_at(schedule, count, "windowed", "schedule"), 0.0)
 
     return value

@@ -39,7 +39,9 @@ def test_errors_are_those_of_scikit_learn_on_the_same_folds():
         (shuffled, model_selection.PredefinedSplit(shuffled)),
     ):
         found = jaxreg.cross_validate(train, squares, STRENGTHS, folds, n_samples=len(y))
-        model = linear_model.LassoCV(alphas=STRENGTHS, cv=cv, fit_intercept=False, tol=1e-9, max_iter=100_000).fit(x, y)
+        model = linear_model.LassoCV(
+            alphas=STRENGTHS, cv=cv, fit_intercept=False, tol=1e-9, max_iter=100_000
+        ).fit(x, y)
         np.testing.assert_allclose(found.errors, model.mse_path_, rtol=1e-5)
         assert found.best == model.alpha_
         assert found.one_standard_error > found.best
