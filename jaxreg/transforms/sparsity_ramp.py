@@ -59,7 +59,9 @@ class SparsityRamp(PenaltySchedule):
         total = sum(units.number for units in _present(units_of(flat, mask.indices(flat), groups), points))
         if not total:
             return points
-        return TopK(mask, total - _wanted(share, total), "global", groups).prox_of(flat, points, steps)
+        return TopK(mask, np.uint32(total) - _wanted(share, total), "global", groups).prox_of(
+            flat, points, steps
+        )
 
     def _shrunk(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         penalty = at_strength_one(self.penalty)
@@ -70,7 +72,7 @@ class SparsityRamp(PenaltySchedule):
         old = {index: upcast(flat.leaves[index]) for index in points}
         alive = [units.alive(units.pick(old)) for units, _ in found]
         factors = [factor for _, factor in found]
-        budget = (total - _wanted(share, total)).astype(jnp.uint32)
+        budget = np.uint32(total) - _wanted(share, total)
         kept = largest(_zeros_first(factors, alive), budget[None], apart=False)
         # What has step 0, or is reached by a strength of 0, cannot vanish.
         gone = [~keep & jnp.isfinite(factor) for keep, factor in zip(kept, factors, strict=True)]
@@ -88,7 +90,9 @@ class SparsityRamp(PenaltySchedule):
 
 def _wanted(share: Any, total: int) -> Any:
     """How many units are to be zero; one at least lives."""
-    return jnp.minimum(jnp.round(share * np.float32(total)), total - 1).astype(jnp.int32)
+    # Unsigned, as the counts of the search are: a large model has more weights than an int32 counts.
+    zeros = jnp.round(share * np.float32(total)).astype(jnp.uint32)
+    return jnp.minimum(zeros, np.uint32(total - 1))
 
 
 def _present(units: list[Units], points: Leaves) -> list[Units]:
