@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxreg.arguments import check_number, check_whole_number, check_window
 from jaxreg.group_kinds import Groups
@@ -65,27 +66,39 @@ class SparsityRamp(PenaltySchedule):
 
     def _shrunk(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         penalty = at_strength_one(self.penalty)
-        found = penalty.vanishing_of(flat, points, steps)
-        total = sum(units.number for units, _ in found)
+        # Traced here for its units and its errors; what is not used of it is not computed.
+        found = [units for units, _ in penalty.vanishing_of(flat, points, steps)]
+        total = sum(units.number for units in found)
         if not total:
             return points, self.first_strength()
         old = {index: upcast(flat.leaves[index]) for index in points}
-        alive = [units.alive(units.pick(old)) for units, _ in found]
-        factors = [factor for _, factor in found]
-        budget = np.uint32(total) - _wanted(share, total)
-        kept = largest(_zeros_first(factors, alive), budget[None], apart=False)
-        # What has step 0, or is reached by a strength of 0, cannot vanish.
-        gone = [~keep & jnp.isfinite(factor) for keep, factor in zip(kept, factors, strict=True)]
-        strengths = [
-            jnp.max(jnp.where(dead & was, factor, 0.0), initial=0.0)
-            for dead, was, factor in zip(gone, alive, factors, strict=True)
-        ]
-        strength = jnp.max(jnp.stack(strengths))
+        alive = [units.alive(units.pick(old)) for units in found]
+        wanted = _wanted(share, total)
+        counts = [jnp.sum(~was, dtype=jnp.uint32) for was in alive]
+        zeros = jnp.sum(jnp.stack(counts), dtype=jnp.uint32)
+
+        def search() -> tuple[list[Any], Any]:
+            factors = [factor for _, factor in penalty.vanishing_of(flat, points, steps)]
+            budget = np.uint32(total) - wanted
+            kept = largest(_zeros_first(factors, alive), budget[None], apart=False)
+            # What has step 0, or is reached by a strength of 0, cannot vanish.
+            gone = [~keep & jnp.isfinite(factor) for keep, factor in zip(kept, factors, strict=True)]
+            strengths = [
+                jnp.max(jnp.where(dead & was, factor, 0.0), initial=0.0)
+                for dead, was, factor in zip(gone, alive, factors, strict=True)
+            ]
+            return gone, jnp.max(jnp.stack(strengths)).astype(jnp.float32)
+
+        def hold() -> tuple[list[Any], Any]:
+            return [~was & (wanted > 0) for was in alive], jnp.zeros([], jnp.float32)
+
+        # Before the ramp and after it there is nothing to look for.
+        gone, strength = lax.cond((wanted == 0) | (zeros == wanted), hold, search)
         out = penalty.scale(strength).prox_of(flat, points, steps)
-        for (units, _), dead in zip(found, gone, strict=True):
+        for units, dead in zip(found, gone, strict=True):
             for index, zero in zip(units.indices, units.spread(dead), strict=True):
                 out[index] = jnp.where(zero, 0.0, out[index])
-        return out, strength.astype(jnp.float32)
+        return out, strength
 
 
 def _wanted(share: Any, total: int) -> Any:
