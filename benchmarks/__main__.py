@@ -8,7 +8,7 @@ import sys
 
 from benchmarks import environment, runner, tables
 
-NAMES = ("adam_step", "prox_steps", "group_norms", "top_k", "compile_time", "lasso")
+NAMES = ("adam_step", "prox_steps", "group_norms", "top_k", "compile_time", "lasso", "path")
 RESULTS = pathlib.Path(__file__).with_name("RESULTS.md")
 
 

@@ -30,22 +30,40 @@ from jaxreg.optimizers import (
 from jaxreg.penalties import *  # noqa: F403 - the list of penalties stands there, and only there
 from jaxreg.structures.compaction import compact
 from jaxreg.transforms import (
+    PenaltySchedule,
     add_penalty,
     decayed_like,
     proximal,
     proximal_group_lasso,
     proximal_l1,
+    scheduled,
+    sparsity_ramp,
     weight_decay,
 )
-from jaxreg.tuning import strength_max
+from jaxreg.tuning import (
+    CrossValidation,
+    SparsityCurve,
+    cross_validate,
+    dense_sparse_dense,
+    regularization_path,
+    sparsity_curve,
+    strength_max,
+    target_sparsity,
+    windowed,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossValidation",
+    "PenaltySchedule",
+    "SparsityCurve",
     "adabreg",
     "add_penalty",
     "compact",
+    "cross_validate",
     "decayed_like",
+    "dense_sparse_dense",
     "describe_decay",
     "fista",
     "freeze_zeros",
@@ -72,12 +90,18 @@ __all__ = [
     "proximal_optimizer",
     "ramda",
     "rda",
+    "regularization_path",
     "report",
+    "scheduled",
     "sparse_initialization",
     "sparsity",
+    "sparsity_curve",
+    "sparsity_ramp",
     "step",
     "strength_max",
     "structures",
+    "target_sparsity",
     "weight_decay",
+    "windowed",
 ]
 __all__ += penalties.__all__

@@ -84,6 +84,21 @@ def check_whole_number(value: Any, name: str, owner: str) -> Any:
     return value
 
 
+def check_window(begin_step: Any, end_step: Any, owner: str) -> None:
+    """Refuse steps that are not whole numbers, or an end (None: never) that is not after the begin."""
+    check_whole_number(begin_step, "begin_step", owner)
+    if end_step is None:
+        return
+    check_whole_number(end_step, "end_step", owner)
+    if isinstance(begin_step, Tracer) or isinstance(end_step, Tracer):
+        return
+    if end_step <= begin_step:
+        raise ValueError(
+            f"The 'end_step' parameter of {owner} must be larger than 'begin_step'. "
+            f"Got begin_step={begin_step} and end_step={end_step}."
+        )
+
+
 def check_flag(value: Any, name: str, owner: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"The '{name}' parameter of {owner} must be True or False. Got {value!r}.")

@@ -298,6 +298,7 @@ def _optimizer(name: str, make: Callable[..., Any], **kwargs: Any) -> TransformC
     return TransformCase(name, lambda **given: make(**{"learning_rate": 0.1, **kwargs, **given}))
 
 
+_WEIGHTS = jaxreg.l1(0.1, mask=masks.weights)
 _GROUPED = jaxreg.group_lasso(0.05, groups.outputs(), mask=masks.weights)
 
 TRANSFORMS = [
@@ -312,6 +313,18 @@ TRANSFORMS = [
             penalty, learning_rate, strength_schedule=optax.linear_schedule(0.0, 1.0, 5)
         ),
         penalty=jaxreg.l1(0.1),
+    ),
+    _optimizer(
+        "target_sparsity", jaxreg.target_sparsity, penalty=_WEIGHTS, target=0.6, begin_step=1, end_step=3
+    ),
+    _optimizer(
+        "target_sparsity[groups, projection]",
+        jaxreg.target_sparsity,
+        penalty=_GROUPED,
+        target=0.5,
+        begin_step=0,
+        end_step=2,
+        method="projection",
     ),
     _optimizer("proximal_l1", jaxreg.proximal_l1, strength=0.1, mask=masks.weights),
     _optimizer(
@@ -337,6 +350,11 @@ TRANSFORMS = [
     _optimizer("prox_sgd[momentum]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9),
     _optimizer("prox_sgd[nesterov]", jaxreg.prox_sgd, penalty=jaxreg.l1(0.1), momentum=0.9, nesterov=True),
     _optimizer("prox_adam", jaxreg.prox_adam, penalty=jaxreg.l1(0.1)),
+    _optimizer(
+        "prox_adam[ramp]",
+        jaxreg.prox_adam,
+        penalty=jaxreg.sparsity_ramp(_WEIGHTS, 0.6, begin_step=1, end_step=3),
+    ),
     _optimizer("prox_adam[groups]", jaxreg.prox_adam, penalty=_GROUPED),
     _optimizer("prox_adamw", jaxreg.prox_adamw, penalty=jaxreg.l1(0.1), weight_decay=0.1),
     _optimizer("prox_nadam", jaxreg.prox_nadam, penalty=jaxreg.l1(0.1)),

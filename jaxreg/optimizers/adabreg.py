@@ -8,6 +8,7 @@ from jaxreg.arguments import check_number
 from jaxreg.optimizers.adaptive import check_options
 from jaxreg.optimizers.bregman import bregman
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.new_parameters import require_penalty
 
 
 def adabreg(
@@ -68,6 +69,7 @@ def adabreg(
         Bungert, Roith, Tenbrinck and Burger, A Bregman learning framework for sparse neural
         networks, 2022, algorithm 3, arXiv:2105.04319
     """
+    require_penalty(penalty, "adabreg")
     check_options(
         "adabreg", learning_rate, penalty, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov
     )

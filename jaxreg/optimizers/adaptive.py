@@ -9,7 +9,8 @@ import optax
 
 from jaxreg.arguments import check_flag, check_number, check_rate
 from jaxreg.penalties import Penalty
-from jaxreg.transforms.new_parameters import rate_at, require_penalty
+from jaxreg.transforms.new_parameters import rate_at, require_penalty_or_schedule
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.tree import PyTree, upcast
 
 MOMENTUM = {"b1", "b2", "adam_b1", "adam_b2", "beta", "decay"}
@@ -17,9 +18,9 @@ NON_NEGATIVE = {"eps", "eps_root", "adam_eps_root", "adam_weight_decay"}
 NON_NEGATIVE |= {"initial_scale", "initial_accumulator_value"}
 
 
-def check_options(owner: str, learning_rate: Any, penalty: Penalty, **options: Any) -> None:
+def check_options(owner: str, learning_rate: Any, penalty: Penalty | PenaltySchedule, **options: Any) -> None:
     """Refuse what optax would take without a word; the bound follows from an option's name and kind."""
-    require_penalty(penalty, owner)
+    require_penalty_or_schedule(penalty, owner)
     check_rate(learning_rate, "learning_rate", owner)
     for name, value in options.items():
         if name in MOMENTUM:

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
-from jaxreg.arguments import check_whole_number
+from jaxreg.arguments import check_window
 from jaxreg.masks import as_mask
 from jaxreg.optimizers.keep_zeros import with_zeros
 from jaxreg.optimizers.step import step
@@ -96,7 +95,7 @@ def freeze_zeros(
     """
     inner = require_optimizer(optimizer, "freeze_zeros")
     held = as_mask(mask)
-    _check_steps(begin_step, end_step)
+    check_window(begin_step, end_step, "freeze_zeros")
 
     def init(params: PyTree) -> FreezeZerosState:
         check_fit(held.select, params)
@@ -122,20 +121,6 @@ def freeze_zeros(
 
     # A zero update and a new parameter of zero are the same thing where the parameter is zero.
     return DirectTransformation.make(init, advance(inner.update), advance(functools.partial(step, inner)))
-
-
-def _check_steps(begin_step: Any, end_step: Any) -> None:
-    check_whole_number(begin_step, "begin_step", "freeze_zeros")
-    if end_step is None:
-        return
-    check_whole_number(end_step, "end_step", "freeze_zeros")
-    if isinstance(begin_step, Tracer) or isinstance(end_step, Tracer):
-        return
-    if end_step <= begin_step:
-        raise ValueError(
-            "The 'end_step' parameter of freeze_zeros must be larger than 'begin_step'. "
-            f"Got begin_step={begin_step} and end_step={end_step}."
-        )
 
 
 def _check_hold(hold: Any) -> Any:

@@ -19,6 +19,7 @@ from jaxreg.transforms.new_parameters import (
     parameters_at,
     rate_at,
     require_params,
+    require_penalty,
     updates_to,
 )
 from jaxreg.tree import FlatTree, PyTree, flatten, is_inexact, upcast
@@ -87,6 +88,7 @@ def hspg(
         problem, 2020, its prox-SG and half-space steps, arXiv:2009.12078; Chen et al., Only train
         once: a one-shot neural network training and pruning framework, 2021, arXiv:2107.07467
     """
+    require_penalty(penalty, "hspg")
     check_options("hspg", learning_rate, penalty, nesterov=nesterov)
     if not isinstance(penalty, GroupLasso):
         raise TypeError(

@@ -8,6 +8,7 @@ from jaxreg.arguments import check_number
 from jaxreg.optimizers.adaptive import check_options, momentum_gain
 from jaxreg.optimizers.bregman import bregman
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.new_parameters import require_penalty
 
 
 def linbreg(
@@ -75,6 +76,7 @@ def linbreg(
         networks, 2022, algorithms 1 and 2, arXiv:2105.04319. Limit: Yin, Analysis and generalizations
         of the linearized Bregman method, 2010, https://doi.org/10.1137/090760350
     """
+    require_penalty(penalty, "linbreg")
     check_options("linbreg", learning_rate, penalty, nesterov=nesterov)
     momentum_gain(momentum, nesterov, "linbreg")
     check_number(delta, "delta", "linbreg", open_low=True)

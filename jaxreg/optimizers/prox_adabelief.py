@@ -9,12 +9,13 @@ import optax
 from jaxreg.optimizers.adaptive import check_options, preconditioned, wide
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.tree import PyTree
 
 
 def prox_adabelief(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-16,
@@ -33,7 +34,8 @@ def prox_adabelief(
 
     Args:
         learning_rate: eta, a non-negative number or a schedule.
-        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        penalty: a :class:`jaxreg.Penalty`, its strength in the unit of the loss; or a schedule of
+            them (:func:`jaxreg.scheduled`, :func:`jaxreg.sparsity_ramp`).
         b1, b2, eps, eps_root, nesterov: as ``optax.adabelief``.
 
     Returns:

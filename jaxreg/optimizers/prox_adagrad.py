@@ -9,12 +9,13 @@ from jax import lax
 from jaxreg.optimizers.adaptive import check_options, preconditioned, wide
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.tree import PyTree
 
 
 def prox_adagrad(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     initial_accumulator_value: Any = 0.1,
     eps: Any = 1e-7,
 ) -> optax.GradientTransformationExtraArgs:
@@ -28,7 +29,8 @@ def prox_adagrad(
 
     Args:
         learning_rate: eta, a non-negative number or a schedule.
-        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        penalty: a :class:`jaxreg.Penalty`, its strength in the unit of the loss; or a schedule of
+            them (:func:`jaxreg.scheduled`, :func:`jaxreg.sparsity_ramp`).
         initial_accumulator_value, eps: as ``optax.adagrad``.
 
     Returns:

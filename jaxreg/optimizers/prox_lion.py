@@ -7,11 +7,12 @@ import optax
 from jaxreg.optimizers.adaptive import check_options
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 
 
 def prox_lion(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     b1: Any = 0.9,
     b2: Any = 0.99,
     mu_dtype: Any = None,

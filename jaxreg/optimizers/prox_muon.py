@@ -8,11 +8,12 @@ from jaxreg.arguments import check_rate
 from jaxreg.optimizers.adaptive import check_options
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 
 
 def prox_muon(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     ns_coeffs: Any = (3.4445, -4.775, 2.0315),
     ns_steps: Any = 5,
     beta: Any = 0.95,

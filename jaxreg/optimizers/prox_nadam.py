@@ -7,11 +7,12 @@ import optax
 from jaxreg.optimizers.adaptive import adam_steps, check_options, preconditioned
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 
 
 def prox_nadam(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
@@ -31,7 +32,8 @@ def prox_nadam(
 
     Args:
         learning_rate: eta, a non-negative number or a schedule.
-        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        penalty: a :class:`jaxreg.Penalty`, its strength in the unit of the loss; or a schedule of
+            them (:func:`jaxreg.scheduled`, :func:`jaxreg.sparsity_ramp`).
         b1, b2, eps, eps_root, mu_dtype, nesterov: as ``optax.nadam``.
 
     Returns:

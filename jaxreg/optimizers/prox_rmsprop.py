@@ -10,12 +10,13 @@ from jax import lax
 from jaxreg.optimizers.adaptive import check_options, momentum_gain, preconditioned, wide
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.tree import PyTree, squared_modulus, upcast
 
 
 def prox_rmsprop(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     decay: Any = 0.9,
     eps: Any = 1e-8,
     initial_scale: Any = 0.0,
@@ -38,7 +39,8 @@ def prox_rmsprop(
 
     Args:
         learning_rate: eta, a non-negative number or a schedule.
-        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        penalty: a :class:`jaxreg.Penalty`, its strength in the unit of the loss; or a schedule of
+            them (:func:`jaxreg.scheduled`, :func:`jaxreg.sparsity_ramp`).
         decay, eps, initial_scale, eps_in_sqrt, centered, nesterov, bias_correction: as ``optax.rmsprop``.
         momentum: mu in [0, 1), or None.
 

@@ -7,11 +7,12 @@ import optax
 from jaxreg.optimizers.adaptive import check_options, current_rate, momentum_gain
 from jaxreg.optimizers.proximal_optimizer import proximal_optimizer
 from jaxreg.penalties import Penalty
+from jaxreg.transforms.penalty_schedule import PenaltySchedule
 
 
 def prox_sgd(
     learning_rate: Any,
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     momentum: Any = None,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
@@ -30,7 +31,8 @@ def prox_sgd(
 
     Args:
         learning_rate: eta, a non-negative number or a schedule.
-        penalty: a :class:`jaxreg.Penalty`; its strength is in the unit of the loss.
+        penalty: a :class:`jaxreg.Penalty`, its strength in the unit of the loss; or a schedule of
+            them (:func:`jaxreg.scheduled`, :func:`jaxreg.sparsity_ramp`).
         momentum: mu in [0, 1), or None for plain proximal gradient descent.
         nesterov: look ahead, as ``optax.sgd``.
         accumulator_dtype: dtype of the trace, as ``optax.sgd``.

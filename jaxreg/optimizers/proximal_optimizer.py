@@ -19,20 +19,22 @@ from jaxreg.transforms.new_parameters import (
     proximal_updates,
     require_optimizer,
     require_params,
-    require_penalty,
+    require_penalty_or_schedule,
 )
+from jaxreg.transforms.penalty_schedule import PenaltySchedule, first_strength
 from jaxreg.tree import PyTree, flatten
 
 
 class ProximalOptimizerState(NamedTuple):
-    """The count of updates, for schedules, and the wrapped optimizer's state."""
+    """The count of updates, the wrapped optimizer's state, and the last strength if a ramp has to find it."""
 
     count: jax.typing.ArrayLike
     inner: Any
+    strength: Any = None
 
 
 def proximal_optimizer(
-    optimizer: optax.GradientTransformation, penalty: Penalty, step_size: Any
+    optimizer: optax.GradientTransformation, penalty: Penalty | PenaltySchedule, step_size: Any
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follow an optimizer's update by a penalty's prox, in step sizes that you name.
 
@@ -45,7 +47,8 @@ def proximal_optimizer(
 
     Args:
         optimizer: any optax optimizer, learning rate included.
-        penalty: a :class:`jaxreg.Penalty`.
+        penalty: a :class:`jaxreg.Penalty`, or a schedule of them: :func:`jaxreg.scheduled`,
+            :func:`jaxreg.sparsity_ramp`.
         step_size: a non-negative number; or a schedule, evaluated at the count before this
             update, from 0; or a function of the optimizer's state AFTER its update, that
             returns a scalar or a pytree of step sizes (one per element; ``optax.MaskedNode()`` or
@@ -96,15 +99,17 @@ def proximal_optimizer(
         Yun, Lozano and Yang, Adaptive proximal gradient methods for structured neural
         networks, 2021, algorithm 1, arXiv:2006.14063
     """
-    require_penalty(penalty, "proximal_optimizer")
+    require_penalty_or_schedule(penalty, "proximal_optimizer")
     inner = require_optimizer(optimizer, "proximal_optimizer")
     steps_at = _step_sizes(step_size)
 
     def init(params: PyTree) -> ProximalOptimizerState:
         check_fit(penalty.touched, params)
-        return ProximalOptimizerState(jnp.zeros([], jnp.int32), inner.init(params))
+        return ProximalOptimizerState(jnp.zeros([], jnp.int32), inner.init(params), first_strength(penalty))
 
-    def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, ProximalOptimizerState]]:
+    def advance(
+        finish: Callable[..., tuple[PyTree, Any]],
+    ) -> Callable[..., tuple[PyTree, ProximalOptimizerState]]:
         def run(
             updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
         ) -> tuple[PyTree, ProximalOptimizerState]:
@@ -117,8 +122,8 @@ def proximal_optimizer(
             if due is not None:
                 count = jnp.where(due, count, state.count)
                 steps = jax.tree.map(lambda step: jnp.where(due, step, 0.0), steps)
-            result = finish(penalty, params, updates, steps, frozen)
-            return result, ProximalOptimizerState(count, inner_state)
+            result, strength = finish(penalty, state.count, params, updates, steps, frozen)
+            return result, ProximalOptimizerState(count, inner_state, strength)
 
         return run
 

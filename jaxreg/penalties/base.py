@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxreg.arguments import check_flag, check_number, check_number_tree, refuse_step_count
 from jaxreg.group_kinds import Groups
 from jaxreg.groups import check_groups
 from jaxreg.masks import as_mask
+from jaxreg.penalties.selection import Units
 from jaxreg.penalties.shrinkage import group_norm
 from jaxreg.tree import (
     FlatTree,
@@ -160,6 +162,20 @@ class Penalty:
         """Distances for touched leaves; ``soft`` adds a strength times sum |w| per leaf."""
         raise NotImplementedError(f"{type(self).__name__} must define distance_of().")  # the subclass's duty
 
+    def vanishing_of(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> list[tuple[Units, Any]]:
+        """The units of this penalty, and for each the smallest factor on the strength that makes it zero.
+
+        Infinite where none does.
+        """
+        raise self.never_vanishing()
+
+    def never_vanishing(self) -> ValueError:
+        """What to raise where no strength is known that makes a given number of units zero."""
+        return ValueError(
+            f"{self.kind} has no strength that makes a given share of the weights zero. Take l1, "
+            "elastic_net, group_lasso, sparse_group_lasso, or a function of one radius such as mcp or l0."
+        )
+
     def curvature_of(self, flat: FlatTree) -> Leaves:
         """Per leaf the c of a part ``c/2 sum |w|^2``, which a sum of penalties treats apart."""
         del flat
@@ -236,6 +252,19 @@ class TermPenalty(Penalty):
             out.update(zip(term.indices, distances, strict=True))
         return out
 
+    def vanishing_of(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> list[tuple[Units, Any]]:
+        return [
+            (
+                Units(term.indices, term.views, _number(term, leaves)),
+                lax.stop_gradient(self.term_vanishing(term.pick(leaves), term.pick(steps), term)),
+            )
+            for term in self._present(flat, leaves)
+        ]
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        """Per unit the smallest factor on the strength that makes it zero."""
+        raise self.never_vanishing()
+
     def strengths_of(self, flat: FlatTree) -> Leaves:
         return {index: term.strength for term in self.terms(flat) for index in term.indices}
 
@@ -277,6 +306,11 @@ class GroupPenalty(TermPenalty):
 
     def weighted_norms(self, xs: Sequence[Any], term: Term) -> Any:
         return jnp.sum(self.weights(term) * group_norm(xs, term.views))
+
+
+def _number(term: Term, leaves: Leaves) -> int:
+    """How many units a term has: groups, or the elements of its leaf."""
+    return term.views[0].n_groups if term.views else leaves[term.indices[0]].size
 
 
 def spread_steps(step_size: PyTree, flat: FlatTree, leaves: Leaves) -> Leaves:

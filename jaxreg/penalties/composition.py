@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg.penalties.base import Leaves, Penalty
+from jaxreg.penalties.selection import Units
 from jaxreg.tree import FlatTree
 
 
@@ -69,6 +70,13 @@ class Sum(Penalty):
             for index, strength in part.soft_of(flat).items():
                 soft[index] = soft.get(index, 0.0) + strength
         return out
+
+    def vanishing_of(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> list[tuple[Units, Any]]:
+        rest = self._in_order(flat)
+        if len(rest) != 1 or self.pull_of(flat):
+            raise self.never_vanishing()
+        # A part c/2 |w|^2 shrinks weight and step alike, so that it makes no difference to which are zero.
+        return rest[0].vanishing_of(flat, _own(rest[0], flat, leaves), steps)
 
     def curvature_of(self, flat: FlatTree) -> Leaves:
         return _added(part.curvature_of(flat) for part in self.parts)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxreg.arguments import check_number
 from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength, mixed
 from jaxreg.penalties.shrinkage import half_quadratic, l1_distance, modulus, soft_threshold
+from jaxreg.penalties.vanishing import quotient
 from jaxreg.tree import FlatTree
 
 
@@ -37,6 +38,10 @@ class ElasticNet(TermPenalty):
     ) -> Sequence[Any]:
         absolute, curvature = mixed(term.strength, self.l1_ratio, xs[0])
         return [l1_distance(xs[0], grads[0] + curvature * xs[0], absolute + soft[0])]
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        absolute, _ = mixed(term.strength, self.l1_ratio, xs[0])
+        return quotient(modulus(xs[0]), steps[0] * absolute)
 
     def curvature_of(self, flat: FlatTree) -> Leaves:
         return {i: mixed(s, self.l1_ratio, flat.leaves[i])[1] for i, s in self.strengths_of(flat).items()}

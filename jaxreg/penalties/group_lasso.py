@@ -8,7 +8,9 @@ import jax
 
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import GroupPenalty, Penalty, Term, checked_groups, checked_strength
-from jaxreg.penalties.shrinkage import group_distance, prox_groups
+from jaxreg.penalties.shrinkage import group_distance, group_norm, prox_groups
+from jaxreg.penalties.steps import one_step
+from jaxreg.penalties.vanishing import quotient
 
 
 @jax.tree_util.register_dataclass
@@ -29,6 +31,12 @@ class GroupLasso(GroupPenalty):
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
         return group_distance(xs, grads, term.views, soft, self.thresholds(term.strength, term))
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        threshold = self.thresholds(term.strength, term)
+        if one_step(steps):
+            return quotient(group_norm(xs, term.views), steps[0] * threshold)
+        return quotient(group_norm(list(map(quotient, xs, steps)), term.views), threshold)
 
 
 def group_lasso(strength: Any, groups: Groups, *, size_weights: bool = True, mask: Any = None) -> Penalty:

@@ -1,6 +1,7 @@
 """The Huber penalty, a smooth l1 norm."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxreg.arguments import check_number
 from jaxreg.group_kinds import Groups
-from jaxreg.penalties.base import Penalty
+from jaxreg.penalties.base import Penalty, Term
 from jaxreg.penalties.radial import RadialPenalty, checked_radial
 
 
@@ -34,6 +35,9 @@ class Huber(RadialPenalty):
         return jnp.where(
             r > self.delta + threshold, r - threshold, r * (self.delta / (self.delta + threshold))
         )
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        raise self.never_vanishing()
 
 
 def huber(

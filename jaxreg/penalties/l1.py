@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxreg.penalties.base import Leaves, Penalty, Term, TermPenalty, checked_strength
 from jaxreg.penalties.shrinkage import l1_distance, modulus, soft_threshold
+from jaxreg.penalties.vanishing import quotient
 from jaxreg.tree import FlatTree
 
 
@@ -32,6 +33,9 @@ class L1(TermPenalty):
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term
     ) -> Sequence[Any]:
         return [l1_distance(xs[0], grads[0], term.strength + soft[0])]
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        return quotient(modulus(xs[0]), steps[0] * term.strength)
 
     def soft_of(self, flat: FlatTree) -> Leaves:
         return self.strengths_of(flat)

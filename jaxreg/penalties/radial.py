@@ -12,6 +12,7 @@ from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import GroupPenalty, Term, TermPenalty, checked_groups, checked_strength
 from jaxreg.penalties.shrinkage import direction, group_norm, l1_distance, modulus, ratio
 from jaxreg.penalties.steps import require_one_step
+from jaxreg.penalties.vanishing import smallest_factor
 from jaxreg.tree import FlatTree, is_complex
 
 ALMOST_ZERO = 1e-30
@@ -79,6 +80,15 @@ class RadialPenalty(GroupPenalty):
             jnp.where(view.broadcast(z == 0), 0.0, x * view.broadcast(factor))
             for x, view in zip(xs, term.views, strict=True)
         ]
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        if self.groups is not None:
+            require_one_step(f"prox of {self.kind} over groups", steps, remedy=REMEDY)
+        r, strength = self._radii(xs, term)
+        step = jnp.asarray(steps[0])
+        room = jnp.where(step > 0, step, 1.0)
+        found = smallest_factor(lambda factor: self.shrink(r, room, strength * factor) == 0, r)
+        return jnp.where((step > 0) | (r == 0), found, jnp.inf)
 
     def term_distance(
         self, xs: Sequence[Any], grads: Sequence[Any], soft: Sequence[Any], term: Term

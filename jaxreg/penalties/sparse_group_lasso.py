@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxreg.arguments import check_number
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.base import GroupPenalty, Penalty, Term, checked_groups, checked_strength, mixed
-from jaxreg.penalties.shrinkage import group_distance, modulus, prox_groups, soft_threshold
+from jaxreg.penalties.shrinkage import group_distance, group_norm, modulus, prox_groups, soft_threshold
+from jaxreg.penalties.vanishing import quotient, smallest_factor
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +38,20 @@ class SparseGroupLasso(GroupPenalty):
         absolute, grouped = mixed(term.strength, self.l1_ratio, xs[0])
         soft = [extra + absolute for extra in soft]
         return group_distance(xs, grads, term.views, soft, self.thresholds(grouped, term))
+
+    def term_vanishing(self, xs: Sequence[Any], steps: Sequence[Any], term: Term) -> Any:
+        absolute, grouped = mixed(term.strength, self.l1_ratio, xs[0])
+        threshold = self.thresholds(grouped, term)
+        slopes = [quotient(modulus(x), step) for x, step in zip(xs, steps, strict=True)]
+
+        def vanishes(factor: Any) -> Any:
+            left = [
+                jnp.maximum(slope - view.broadcast(factor) * absolute, 0.0)
+                for slope, view in zip(slopes, term.views, strict=True)
+            ]
+            return group_norm(left, term.views) <= factor * threshold
+
+        return smallest_factor(vanishes, group_norm(slopes, term.views))
 
 
 def sparse_group_lasso(

@@ -11,6 +11,7 @@ from jax import lax
 from jaxreg.arguments import check_rate
 from jaxreg.penalties import Penalty
 from jaxreg.penalties.base import Leaves, spread_steps
+from jaxreg.transforms.penalty_schedule import PenaltySchedule, prox_at
 from jaxreg.tree import FlatTree, PyTree, cast, flatten, is_absent, is_inexact, upcast
 
 NO_PARAMS = (
@@ -31,6 +32,10 @@ def require_penalty(penalty: Any, owner: str) -> Penalty:
             f"Got {penalty!r}."
         )
     return penalty
+
+
+def require_penalty_or_schedule(penalty: Any, owner: str) -> Penalty | PenaltySchedule:
+    return penalty if isinstance(penalty, PenaltySchedule) else require_penalty(penalty, owner)
 
 
 def require_optimizer(optimizer: Any, owner: str) -> optax.GradientTransformationExtraArgs:
@@ -74,11 +79,17 @@ def rate_at(rate: Any, count: Any, owner: str, name: str) -> Any:
 
 
 def proximal_point(
-    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
-) -> tuple[FlatTree, list[Any], Leaves]:
+    penalty: Penalty | PenaltySchedule,
+    count: Any,
+    params: PyTree,
+    updates: PyTree,
+    step_size: PyTree,
+    frozen: Collection[int] = (),
+) -> tuple[FlatTree, list[Any], Leaves, Any]:
     """``prox(params + updates)`` for the leaves that the penalty reaches, in computing precision.
 
-    Leaves that are frozen do not take part, nor do those whose update or step size is absent.
+    Leaves that are frozen do not take part, nor do those whose update or step size is absent. The last
+    result is the strength of this step, where the penalty is a schedule that seeks one.
     """
     flat = flatten(params)
     moves = flat.align(updates, "updates")
@@ -90,7 +101,8 @@ def proximal_point(
         if is_inexact(moves[index]) and index not in frozen and flat.paths[index] not in stepless
     ]
     points = {i: _plain(lax.add, upcast(flat.leaves[i]), upcast(moves[i])) for i in reached}
-    return flat, moves, penalty.prox_of(flat, points, spread_steps(step_size, flat, points))
+    points, strength = prox_at(penalty, count, flat, points, spread_steps(step_size, flat, points))
+    return flat, moves, points, strength
 
 
 def _plain(operation: Callable[[Any, Any], jax.Array], x: Any, y: Any) -> jax.Array:
@@ -126,17 +138,29 @@ def parameters_at(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTree:
 
 
 def proximal_updates(
-    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
-) -> PyTree:
-    """Updates that ``optax.apply_updates`` turns into the proximal point."""
-    return updates_to(*proximal_point(penalty, params, updates, step_size, frozen))
+    penalty: Penalty | PenaltySchedule,
+    count: Any,
+    params: PyTree,
+    updates: PyTree,
+    step_size: PyTree,
+    frozen: Collection[int] = (),
+) -> tuple[PyTree, Any]:
+    """Updates that ``optax.apply_updates`` turns into the proximal point, and the strength if sought."""
+    flat, moves, points, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
+    return updates_to(flat, moves, points), strength
 
 
 def proximal_parameters(
-    penalty: Penalty, params: PyTree, updates: PyTree, step_size: PyTree, frozen: Collection[int] = ()
-) -> PyTree:
-    """The proximal point itself; parameters out of reach are updated as optax does."""
-    return parameters_at(*proximal_point(penalty, params, updates, step_size, frozen))
+    penalty: Penalty | PenaltySchedule,
+    count: Any,
+    params: PyTree,
+    updates: PyTree,
+    step_size: PyTree,
+    frozen: Collection[int] = (),
+) -> tuple[PyTree, Any]:
+    """The proximal point itself, and the strength; parameters out of reach are updated as optax does."""
+    flat, moves, points, strength = proximal_point(penalty, count, params, updates, step_size, frozen)
+    return parameters_at(flat, moves, points), strength
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:

@@ -18,20 +18,23 @@ from jaxreg.transforms.new_parameters import (
     rate_at,
     require_params,
     require_penalty,
+    require_penalty_or_schedule,
     updates_to,
 )
+from jaxreg.transforms.penalty_schedule import PenaltySchedule, first_strength, scheduled
 from jaxreg.transforms.rounding import begin_rounding, check_rounding, recall, settle, updates_landing_on
 from jaxreg.tree import PyTree, flatten
 
 
 class ProximalState(NamedTuple):
-    """How many updates have been made, for schedules."""
+    """How many updates have been made, and the strength of the last one where a ramp has to find it."""
 
     count: jax.typing.ArrayLike
+    strength: Any = None
 
 
 def proximal(
-    penalty: Penalty,
+    penalty: Penalty | PenaltySchedule,
     learning_rate: Any,
     *,
     strength_schedule: Any = None,
@@ -44,7 +47,7 @@ def proximal(
         w \leftarrow \mathrm{prox}_{\eta_k R}(w + u), \qquad u: \text{the update that arrives}
 
     Args:
-        penalty: a :class:`jaxreg.Penalty`.
+        penalty: a :class:`jaxreg.Penalty`, or a schedule of them such as :func:`jaxreg.scheduled`.
         learning_rate: eta, the step size of the prox: a non-negative number, a 0-d array,
             or an optax schedule, evaluated at the count before this update, from 0.
             Give it the schedule that scales the updates.
@@ -84,36 +87,37 @@ def proximal(
     References:
         Parikh and Boyd, Proximal algorithms, 2014, section 4.2, https://doi.org/10.1561/2400000003
     """
-    require_penalty(penalty, "proximal")
+    require_penalty_or_schedule(penalty, "proximal")
     check_rate(learning_rate, "learning_rate", "proximal")
-    if strength_schedule is not None and not callable(strength_schedule):
-        raise TypeError(
-            "The 'strength_schedule' parameter of proximal must be a schedule or None. "
-            f"Got {strength_schedule!r}."
-        )
-
+    if strength_schedule is not None:
+        if not callable(strength_schedule):
+            raise TypeError(
+                "The 'strength_schedule' parameter of proximal must be a schedule or None. "
+                f"Got {strength_schedule!r}."
+            )
+        penalty = scheduled(require_penalty(penalty, "proximal"), strength_schedule)
     check_rounding(rounding, seed, "proximal")
 
     def begin(params: PyTree) -> Any:
+        strength = first_strength(penalty)
         if rounding is None:
-            return ProximalState(jnp.zeros([], jnp.int32))
-        return begin_rounding(rounding, seed, flatten(params), penalty.touched)
+            return ProximalState(jnp.zeros([], jnp.int32), strength)
+        state = begin_rounding(rounding, seed, flatten(params), penalty.touched)
+        return state._replace(strength=strength)
 
     def advance(finish: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, Any]]:
         def run(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
             del extra_args
             require_params(params)
             rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")
-            current = penalty if strength_schedule is None else penalty.scale(strength_schedule(state.count))
             count = optax.safe_increment(state.count)
             flat = flatten(params)
+            exact = params if rounding is None else flat.rebuild(recall(state, flat))
+            _, moves, points, strength = proximal_point(penalty, state.count, exact, updates, rate)
             if rounding is None:
-                _, moves, points = proximal_point(current, params, updates, rate)
-                return finish(flat, moves, points), ProximalState(count)
-            exact = flat.rebuild(recall(state, flat))
-            _, moves, points = proximal_point(current, exact, updates, rate)
+                return finish(flat, moves, points), ProximalState(count, strength)
             points, state = settle(state, flat, points, count)
-            return finish(flat, moves, points), state
+            return finish(flat, moves, points), state._replace(strength=strength)
 
         return run
 

@@ -33,6 +33,8 @@ class RoundedState(NamedTuple):
     count: jax.typing.ArrayLike
     key: Any = None
     remainders: Any = None
+    strength: Any = None
+    """As in :class:`jaxreg.transforms.proximal.ProximalState`."""
 
 
 def check_rounding(rounding: Any, seed: Any, owner: str) -> None:

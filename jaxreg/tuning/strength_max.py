@@ -1,19 +1,17 @@
 """The strength from which on all weights are zero, where a regularization path begins."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import Tracer
 
 from jaxreg.penalties import Penalty
-from jaxreg.penalties.base import TermPenalty
 from jaxreg.penalties.constraint import Constraint
 from jaxreg.penalties.protected import Protected
-from jaxreg.tree import PyTree, flatten, is_container, is_inexact, real_dtype
+from jaxreg.transforms.strength_one import at_strength_one
+from jaxreg.tree import PyTree, flatten, is_inexact, real_dtype
 
 WORDS = {4: jnp.int32, 8: jnp.int64}
 
@@ -76,7 +74,7 @@ def strength_max(penalty: Penalty, grads: PyTree) -> jax.Array:
         raise ValueError(f"{inner.kind} is a constraint: it has no strength, and no largest one.")
     flat = flatten(grads)
     slopes = flat.rebuild([leaf if is_inexact(leaf) else None for leaf in flat.leaves])
-    found, still = _search(_at_strength_one(penalty), slopes)
+    found, still = _search(at_strength_one(penalty), slopes)
     if not isinstance(found, Tracer):
         _refuse_none(found, still, penalty, slopes)
     return found
@@ -97,15 +95,6 @@ def _search(unit: Penalty, grads: PyTree) -> tuple[jax.Array, jax.Array]:
 
     still = jnp.all(jnp.stack([jnp.all(flat.leaves[index] == 0) for index in touched]))
     return _smallest(held, dtype), still
-
-
-def _at_strength_one(penalty: Penalty) -> Penalty:
-    """The penalty at strength 1, where it has one number for it: a factor on that is the strength."""
-    if isinstance(penalty, Protected):
-        return dataclasses.replace(penalty, penalty=_at_strength_one(penalty.penalty))
-    if isinstance(penalty, TermPenalty) and not is_container(penalty.strength):
-        return dataclasses.replace(penalty, strength=1.0) if np.ndim(penalty.strength) == 0 else penalty
-    return penalty
 
 
 def _top(dtype: Any) -> float:
