@@ -218,8 +218,7 @@ def sparsity_ramp(
 
         What a penalty on elements takes from each leaf is decided by one strength for all; a layer may be
         emptied. Keep small layers, the first and the last out of the mask, or give them a smaller
-        strength. For a penalty that does not shrink large weights (mcp, l0) the method is as gentle as
-        projection.
+        strength. With l0, which does not shrink what stays, ``"strength"`` is a projection too.
 
     References:
         Ramp: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model
