@@ -56,7 +56,7 @@ def check_fit(resolve: Callable[[FlatTree], object], params: PyTree) -> None:
         resolve(flat)
 
 
-def init_from(penalty: Penalty, begin: Callable[[PyTree], Any]) -> Callable[[PyTree], Any]:
+def init_from(penalty: Penalty | PenaltySchedule, begin: Callable[[PyTree], Any]) -> Callable[[PyTree], Any]:
     """An ``init`` that refuses what does not fit, and copies nothing of abstract parameters."""
 
     def init(params: PyTree) -> Any:
