@@ -40,7 +40,7 @@ def folded(
         axis = params["dimension"]
         lengths = [length if number == axis else 1 for number, length in enumerate(shape)]
         return np.broadcast_to(np.arange(shape[axis], dtype=dtype).reshape(lengths), shape)
-    if not inputs or any(value is None or not _is_whole(np.asarray(value).dtype) for value in inputs):
+    if not inputs or any(value is None or not _is_whole(_dtype(value)) for value in inputs):
         return None
     arrays = [np.asarray(value) for value in inputs]
     if name == "broadcast_in_dim":
@@ -96,6 +96,11 @@ def _pairs(params: Mapping[str, Any], shape: tuple[int, ...]) -> list[tuple[int,
 def _slice(starts: Sequence[int], limits: Sequence[int], strides: Any) -> tuple[Any, dict[str, Any]]:
     params = {"start_indices": tuple(starts), "limit_indices": tuple(limits), "strides": strides}
     return primitives.slice_p, params
+
+
+def _dtype(value: Any) -> Any:
+    """Keys of random numbers have one too, but no NumPy array."""
+    return value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
 
 
 def _is_whole(dtype: Any) -> bool:

@@ -89,8 +89,11 @@ def _contract(
             ok |= side.zero
     # Of a known constant only what a parameter makes of it can be folded.
     place = 0 if operation.inputs[1] in walk.program.inputs else 1
-    constants = sides[place]
-    fold = None if constants is None else Fold(operation, place, axes[place], unit, constants, ~ok)
+    fold = None
+    if (side := sides[place]) is not None:
+        # An infinite one stays where it is.
+        constants = Known(side.mask & np.isfinite(side.values), side.values)
+        fold = Fold(operation, place, axes[place], unit, constants, ~ok)
     walk.judge(operation, unit, ok, fold)
 
 

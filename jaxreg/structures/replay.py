@@ -189,7 +189,7 @@ def _bounds(removal: Removal, operation: Operation) -> dict[str, Any]:
             # Whole runs of ``stride`` positions go, so that the pattern stays.
             count = removal.shape(operation.outputs[0])[axis]
             starts.append(start)
-            limits.append(start + (count - 1) * stride + 1)
+            limits.append(start + (count - 1) * stride + 1 if count else start)
     return {"start_indices": tuple(starts), "limit_indices": tuple(limits)}
 
 

@@ -51,6 +51,9 @@ def scatter(operation: Operation) -> Axes:
         if axis not in numbers.update_window_dims:
             index = next(looked_up)
             join(operation, [(2, axis), (1, index)] + ([(0, batches[index])] if index in batches else []))
+            if index not in batches:
+                # Each position goes where its index says: the operand is made of all of them.
+                hold(operation, [axis], 2)
             continue
         mine = next(windows)
         if size == operand.shape[mine] and mine not in numbers.scatter_dims_to_operand_dims:
