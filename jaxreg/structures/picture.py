@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxreg.structures.graph import Graph
 
 _LONGEST_PATH = 48
+_PIXELS = 20_000  # of the longer side, at most
 
 
 def draw(graph: "Graph", path: Any) -> None:
@@ -18,7 +19,9 @@ def draw(graph: "Graph", path: Any) -> None:
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise ImportError("Graph.draw needs the extra 'plots': pip install jaxreg[plots]") from error
-    rows = list(dict.fromkeys((m.path, m.axis) for group in graph.groups for m in group.members))
+    used = {(member.path, member.axis) for group in graph.groups for member in group.members}
+    axes_of_leaves = ((path, axis) for path, shape in graph.leaves for axis in range(len(shape)))
+    rows = [row for row in axes_of_leaves if row in used]
     columns = len(graph.groups)
     figure = Figure(figsize=(4.5 + 0.42 * columns, 1.6 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -46,7 +49,7 @@ def draw(graph: "Graph", path: Any) -> None:
         Line2D([], [], marker="s", linestyle="", color=colour, label=role) for role, colour in colours.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=min(150.0, _PIXELS / max(figure.get_size_inches())))
 
 
 def _shortened(path: str) -> str:

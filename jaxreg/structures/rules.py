@@ -26,12 +26,13 @@ RULES: dict[str, Rule] = {}
 ELEMENTWISE = frozenset(
     """
     abs acos acosh add add_any add_jaxvals and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt
-    ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv
-    erfc exp exp2 expm1 floor ge ge_to gt gt_to igamma igamma_grad_a igammac imag integer_pow is_finite le
-    le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or
-    polygamma polynomial population_count pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem
-    round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor zeros_like zeta mulhi
+    ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf
+    erf_inv erfc exp exp2 expm1 floor ge ge_to gt gt_to igamma igamma_grad_a igammac imag integer_pow
+    is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not
+    one_minus_square or polygamma polynomial population_count pow random_gamma_grad real
+    reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+    zeros_like zeta mulhi
     """.split()
 )
 IDENTITIES = frozenset("device_put optimization_barrier sharding_constraint layout_constraint pvary".split())
