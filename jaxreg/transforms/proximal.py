@@ -110,7 +110,7 @@ def proximal(
             if rounding is None:
                 _, moves, points = proximal_point(current, params, updates, rate)
                 return finish(flat, moves, points), ProximalState(count)
-            exact = flat.rebuild(recall(state, flat))
+            exact = flat.rebuild(recall(state, flat, updates))
             _, moves, points = proximal_point(current, exact, updates, rate)
             points, state = settle(state, flat, points, count)
             return finish(flat, moves, points), state

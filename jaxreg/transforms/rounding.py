@@ -76,12 +76,16 @@ def begin_rounding(
     return RoundedState(count, remainders=flat.rebuild(remainders))
 
 
-def recall(state: RoundedState, flat: FlatTree) -> list[Any]:
-    """The parameters with what earlier roundings left of them, where they have that, in float32."""
+def recall(state: RoundedState, flat: FlatTree, updates: PyTree) -> list[Any]:
+    """The parameters with what earlier roundings left of them, where they have that, in float32.
+
+    Where an update leads to exactly zero, nothing is left: an earlier link has set that weight to zero.
+    """
     if state.remainders is None:
         return list(flat.leaves)
     remainders = flat.align(state.remainders, "the remainders in the state")
-    return list(map(_recalled, flat.leaves, remainders))
+    moves = flat.align(updates, "updates")
+    return list(map(_recalled, flat.leaves, remainders, moves))
 
 
 def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTree:
@@ -95,8 +99,12 @@ def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTr
     return updates_to(flat, moves, points)
 
 
-def _recalled(leaf: Any, parts: Any) -> Any:
-    return leaf if is_absent(parts) else remembered(upcast(leaf), parts, leaf.dtype)
+def _recalled(leaf: Any, parts: Any, move: Any) -> Any:
+    if is_absent(parts):
+        return leaf
+    rounded = upcast(leaf)
+    exact = remembered(rounded, parts, leaf.dtype)
+    return jnp.where(rounded + upcast(move) == 0, rounded, exact) if is_inexact(move) else exact
 
 
 def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> tuple[Leaves, RoundedState]:
