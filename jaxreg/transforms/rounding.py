@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxreg.arguments import check_whole_number
 from jaxreg.penalties.base import Leaves
@@ -19,6 +20,8 @@ PARTS = 2.0**16
 """Remainders are counted in this part of a spacing: with bfloat16 that makes all the bits of float32."""
 STREAM = 0x6A617872
 """Folded into the seed's key: its splits are what somebody else who has the seed draws from."""
+IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}
+"""Of random numbers, by the length of their keys."""
 TINY = 2.0**-100
 """Below it the spacing is computed in denormals, which CPUs take for 0: rounded to the nearest."""
 
@@ -42,7 +45,7 @@ def check_rounding(rounding: Any, seed: Any, owner: str) -> None:
             f"Got {rounding!r}."
         )
     check_whole_number(seed, "seed", owner)
-    if isinstance(seed, int) and seed and rounding != STOCHASTIC:
+    if rounding != STOCHASTIC and not isinstance(seed, Tracer) and seed != 0:
         raise ValueError(
             f"The 'seed' parameter of {owner} is of use with rounding='stochastic' only. "
             f"Got seed={seed} with rounding={rounding!r}."
@@ -112,7 +115,9 @@ def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> t
     points = dict(points)
     narrow = [index for index in points if is_narrow(flat.leaves[index])]
     if state.key is not None:
-        key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
+        # The state may have been saved where another implementation is the default.
+        implementation = IMPLEMENTATIONS.get(jnp.shape(state.key)[-1])
+        key, draw = jax.random.split(jax.random.wrap_key_data(state.key, impl=implementation))
         for index in narrow:
             # Of a key that split made, not of the one it split: those two would be the same.
             noise = jax.random.uniform(jax.random.fold_in(draw, index), np.shape(points[index]), jnp.float32)

@@ -69,7 +69,8 @@ def weight_decay(
         mask: which leaves decay, as in :func:`jaxreg.l1`.
         multipliers: m, ``{pattern: number}`` with patterns as in :func:`jaxreg.masks.path`; the first
             that matches a leaf decides, each leaf of the mask needs one, and each pattern must
-            decide on a leaf. :func:`jaxreg.describe_decay` prints who gets what.
+            decide on a leaf, of the mask unless its number is 0.
+            :func:`jaxreg.describe_decay` prints who gets what.
         cautious: decay only elements that the update does not move the other way: it would
             otherwise undo part of what the gradient asks for.
         toward: r, a pytree like the parameters (or a prefix of it, or a number) to decay to in place of 0,
