@@ -53,7 +53,10 @@ class DecayRule:
     def check_fit(self, flat: FlatTree) -> None:
         """Refuse masks, tables, references and groups that do not fit the parameters."""
         chosen = self.mask.indices(flat)
+        self._refuse_float8(flat, chosen)
         parts = self.parts(flat, chosen).values()
+        if self.multipliers is not None:
+            self.multipliers.check_reach(flat, chosen)
         if self.max_learning_rate is not None and not any(part.corrected for part in parts):
             self._refuse_disjoint(flat)
         if self.toward is not None:
@@ -61,6 +64,16 @@ class DecayRule:
         if self.target_norm is not None:
             spread(self.target_norm, flat, "target_norm", chosen)
             self.groups.resolve(flat, chosen)
+
+    def _refuse_float8(self, flat: FlatTree, chosen: list[int]) -> None:
+        for index in chosen:
+            dtype = jnp.result_type(flat.leaves[index])
+            if jnp.finfo(dtype).bits < 16:  # which jax promotes to no other
+                raise TypeError(
+                    f"The parameters of {self.owner} must have at least 16 bits. Got {dtype.name} at "
+                    f"'{flat.paths[index]}': keep them wider and cast for the forward pass, or take the leaf "
+                    "out of the mask."
+                )
 
     def _refuse_disjoint(self, flat: FlatTree) -> None:
         if not View(flat).hidden:  # what optax hides, both may choose

@@ -81,8 +81,9 @@ def decayed_like(
         [-0.1, 0.1]
 
     Notes:
-        Other optimizers of PyTorch couple as its SGD does, except NAdam, RAdam and Adam where they are
-        given ``decoupled_weight_decay=True``, which is AdamW's. Keras takes its decay before the
+        PyTorch's Adagrad, Adadelta, Adamax and RMSprop couple as its SGD does, and so do its NAdam, RAdam
+        and Adam unless they are given ``decoupled_weight_decay=True``, which is AdamW's. Not every
+        optimizer of PyTorch couples: its Adafactor and Muon do not. Keras takes its decay before the
         step and PyTorch's AdamW does too; the optimizer's update does not depend on it, so the sum is the
         same as here. With momentum, ``optax.sgd(lr, momentum)`` after the penalty is PyTorch's SGD.
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax.core import Tracer
+
 from jaxreg import patterns
 from jaxreg.arguments import check_number
 from jaxreg.mask_algebra import View
@@ -43,6 +45,19 @@ class Multipliers:
                     "Add one (with the number 0 for no decay), or take the leaf out of the mask."
                 )
         return {index: found[index] for index in selected}
+
+    def check_reach(self, flat: FlatTree, selected: Sequence[int]) -> None:
+        """Refuse a number other than 0 that every one of its leaves is kept from by the mask."""
+        hidden = View(flat).hidden
+        every = self.resolve(flat, selected)
+        used = {pattern for pattern, _ in every.values()}
+        for pattern, number in self.table:
+            is_zero = not isinstance(number, Tracer) and number == 0
+            if pattern not in used and not is_zero and not hidden:
+                raise ValueError(
+                    f"The pattern {pattern!r} of the multipliers of {self.owner} decides on no leaf of the "
+                    f"mask. Take its leaves into the mask, or give it the number 0. Got {number!r}."
+                )
 
 
 def checked_multipliers(table: Any, owner: str) -> Multipliers:

@@ -112,7 +112,7 @@ def proximal(
             rate = rate_at(learning_rate, state.count, "proximal", "learning_rate")
             count = optax.safe_increment(state.count)
             flat = flatten(params)
-            exact = params if rounding is None else flat.rebuild(recall(state, flat))
+            exact = params if rounding is None else flat.rebuild(recall(state, flat, updates))
             _, moves, points, strength = proximal_point(penalty, state.count, exact, updates, rate)
             if rounding is None:
                 return finish(flat, moves, points), ProximalState(count, strength)

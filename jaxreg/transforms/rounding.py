@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxreg.arguments import check_whole_number
 from jaxreg.penalties.base import Leaves
@@ -19,6 +20,8 @@ PARTS = 2.0**16
 """Remainders are counted in this part of a spacing: with bfloat16 that makes all the bits of float32."""
 STREAM = 0x6A617872
 """Folded into the seed's key: its splits are what somebody else who has the seed draws from."""
+IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}
+"""Of random numbers, by the length of their keys."""
 TINY = 2.0**-100
 """Below it the spacing is computed in denormals, which CPUs take for 0: rounded to the nearest."""
 
@@ -44,7 +47,7 @@ def check_rounding(rounding: Any, seed: Any, owner: str) -> None:
             f"Got {rounding!r}."
         )
     check_whole_number(seed, "seed", owner)
-    if isinstance(seed, int) and seed and rounding != STOCHASTIC:
+    if rounding != STOCHASTIC and not isinstance(seed, Tracer) and seed != 0:
         raise ValueError(
             f"The 'seed' parameter of {owner} is of use with rounding='stochastic' only. "
             f"Got seed={seed} with rounding={rounding!r}."
@@ -78,12 +81,16 @@ def begin_rounding(
     return RoundedState(count, remainders=flat.rebuild(remainders))
 
 
-def recall(state: RoundedState, flat: FlatTree) -> list[Any]:
-    """The parameters with what earlier roundings left of them, where they have that, in float32."""
+def recall(state: RoundedState, flat: FlatTree, updates: PyTree) -> list[Any]:
+    """The parameters with what earlier roundings left of them, where they have that, in float32.
+
+    Where an update leads to exactly zero, nothing is left: an earlier link has set that weight to zero.
+    """
     if state.remainders is None:
         return list(flat.leaves)
     remainders = flat.align(state.remainders, "the remainders in the state")
-    return list(map(_recalled, flat.leaves, remainders))
+    moves = flat.align(updates, "updates")
+    return list(map(_recalled, flat.leaves, remainders, moves))
 
 
 def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTree:
@@ -97,8 +104,12 @@ def updates_landing_on(flat: FlatTree, moves: list[Any], points: Leaves) -> PyTr
     return updates_to(flat, moves, points)
 
 
-def _recalled(leaf: Any, parts: Any) -> Any:
-    return leaf if is_absent(parts) else remembered(upcast(leaf), parts, leaf.dtype)
+def _recalled(leaf: Any, parts: Any, move: Any) -> Any:
+    if is_absent(parts):
+        return leaf
+    rounded = upcast(leaf)
+    exact = remembered(rounded, parts, leaf.dtype)
+    return jnp.where(rounded + upcast(move) == 0, rounded, exact) if is_inexact(move) else exact
 
 
 def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> tuple[Leaves, RoundedState]:
@@ -106,7 +117,9 @@ def settle(state: RoundedState, flat: FlatTree, points: Leaves, count: Any) -> t
     points = dict(points)
     narrow = [index for index in points if is_narrow(flat.leaves[index])]
     if state.key is not None:
-        key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
+        # The state may have been saved where another implementation is the default.
+        implementation = IMPLEMENTATIONS.get(jnp.shape(state.key)[-1])
+        key, draw = jax.random.split(jax.random.wrap_key_data(state.key, impl=implementation))
         for index in narrow:
             # Of a key that split made, not of the one it split: those two would be the same.
             noise = jax.random.uniform(jax.random.fold_in(draw, index), np.shape(points[index]), jnp.float32)

@@ -69,7 +69,8 @@ def weight_decay(
         mask: which leaves decay, as in :func:`jaxreg.l1`.
         multipliers: m, ``{pattern: number}`` with patterns as in :func:`jaxreg.masks.path`; the first
             that matches a leaf decides, each leaf of the mask needs one, and each pattern must
-            decide on a leaf. :func:`jaxreg.describe_decay` prints who gets what.
+            decide on a leaf, of the mask unless its number is 0.
+            :func:`jaxreg.describe_decay` prints who gets what.
         cautious: decay only elements that the update does not move the other way: it would
             otherwise undo part of what the gradient asks for.
         toward: r, a pytree like the parameters (or a prefix of it, or a number) to decay to in place of 0,
@@ -142,11 +143,19 @@ def weight_decay(
         stronger by ``1 / (1 - momentum)``.
 
         Rounding is of the whole update, so it belongs into the last link only. Biases that should be
-        rounded and not decayed stay in the mask, with the multiplier 0. Exact zeros stay, or become,
-        exact. For float32 parameters it does nothing. A link of the same seed draws the same
-        numbers: replicas of a model agree. Arrays in ``toward`` become constants of a compiled program, and
-        a training step that donates the parameters deletes theirs: give a copy. For
-        ``optax.inject_hyperparams`` pass ``static_args=("mask", "corrected")``, those that are given.
+        rounded and not decayed stay in the mask, with the multiplier 0. For float32 parameters it does
+        nothing. Zeros that get no update stay exact zeros. Of a weight that an earlier link sets to zero,
+        the decay is still a share of what it was, and the step ends that share beyond zero, with and
+        without rounding; where the decay is 0, as for rounding behind :func:`jaxreg.prox_adam`, it is
+        an exact zero.
+
+        A link of the same seed draws the same numbers, apart from what others draw from that seed: replicas
+        of a model agree, and so do the members of an ensemble under ``jax.vmap(optimizer.init)``,
+        which share their noise unless each is given a (traced) ``seed`` of its own.
+
+        Arrays in ``toward`` become constants of a compiled program, and a training step that donates the
+        parameters deletes theirs: give a copy. For ``optax.inject_hyperparams`` pass
+        ``static_args=("mask", "corrected")``, those that are given.
 
     References:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2, arXiv:1711.05101.
@@ -195,7 +204,7 @@ def weight_decay(
             if rounding is None:
                 moves, _ = decayed(rule, flat, updates, state.count)
                 return finish(flat, moves, {}), ProximalState(count)
-            moves, points = decayed(rule, flat, updates, state.count, recall(state, flat))
+            moves, points = decayed(rule, flat, updates, state.count, recall(state, flat, updates))
             points, state = settle(state, flat, points, count)
             return finish(flat, moves, points), state
 

@@ -148,20 +148,6 @@ def test_apply_updates_lands_where_step_does(link, rounding):
 
 
 @both
-def test_a_weight_that_is_set_to_zero_stays_there(rounding):
-    link = jaxreg.weight_decay(1e-3, rounding=rounding)
-    params = jnp.full(8, 0.3, jnp.bfloat16)
-    state = link.init(params)
-    update = jax.jit(apply(link))
-    for _ in range(3):
-        params, state = update(jnp.zeros_like(params), state, params)
-    pruned = params.at[:4].set(0.0)
-    params, state = update(jnp.zeros_like(params), state, pruned)
-    np.testing.assert_array_equal(np.asarray(params[:4], np.float32), 0.0)
-    assert np.all(np.asarray(params[4:], np.float32) > 0)
-
-
-@both
 def test_other_leaves_are_as_without_rounding(rounding):
     mixed = {"layer": {"kernel": parameters(jnp.bfloat16)["layer"]["kernel"], "bias": jnp.ones(3)}}
     [grads] = gradients(1)
@@ -185,51 +171,6 @@ def test_leaves_without_updates_keep_their_remainders():
     assert updates["b"] is None
     assert_same_bits(after.remainders["b"], state.remainders["b"])
     assert np.all(after.remainders["a"] != state.remainders["a"])
-
-
-# Chance
-
-
-FLIP = jaxreg.weight_decay(0.0, rounding="stochastic")
-flip = jax.jit(apply(FLIP))
-
-
-def coins(steps, **given):
-    """For each step and leaf which weights were rounded up, where each lies between two numbers."""
-    params = {name: jnp.ones(256, jnp.bfloat16) for name in "abc"}
-    moves = {name: jnp.full(256, 2.0**-8) for name in "abc"}
-    state = jaxreg.weight_decay(0.0, rounding="stochastic", **given).init(params)
-    seen = []
-    for _ in range(steps):
-        new, state = flip(moves, state, params)
-        seen += [tuple(np.asarray(leaf, np.float32) > 1) for leaf in new.values()]
-    return seen
-
-
-def test_no_two_leaves_and_no_two_steps_share_their_coins():
-    seen = coins(steps=4)
-    assert len(set(seen)) == 12
-    assert all(80 < sum(pattern) < 176 for pattern in seen)
-    agree = [np.mean(np.equal(a, b)) for i, a in enumerate(seen) for b in seen[:i]]
-    assert min(agree) > 0.3
-    assert max(agree) < 0.7
-
-
-def test_the_coins_are_not_what_others_draw_from_the_seed():
-    fold, split, draw = jax.random.fold_in, jax.random.split, jax.random.uniform
-    key = jax.random.key(0)
-    keys = [*split(key, 3), *split(split(key)[1], 3), *split(split(key)[0], 3), *split(fold(key, 0))]
-    drawn = {
-        tuple(np.asarray(pattern) < 0.5)
-        for pattern in jax.jit(jax.vmap(lambda k: draw(k, (256,))))(jnp.stack(keys))
-    }
-    assert drawn.isdisjoint(coins(steps=2))
-
-
-def test_the_seed_says_which_coins():
-    first = coins(steps=2)
-    assert coins(steps=2, seed=0) == first
-    assert set(coins(steps=2, seed=7)).isdisjoint(first)
 
 
 @both
@@ -312,11 +253,12 @@ def test_small_thresholds_shrink_and_reach_zero(rounding):
     np.testing.assert_array_equal(np.asarray(lost[:2000], np.float64), 1.0)
 
 
+@both
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_decay_of_zero_rounds_for_a_proximal_optimizer(dtype):
+def test_a_decay_of_zero_rounds_for_a_proximal_optimizer(dtype, rounding):
     weights = jnp.asarray(np.repeat([1.0, 0.005, 0.0], [2000, 20, 20]), jnp.bfloat16)
     inner = jaxreg.prox_sgd(1e-3, jaxreg.l1(0.1))
-    optimizer = optax.chain(inner, jaxreg.weight_decay(0.0, rounding="stochastic"))
+    optimizer = optax.chain(inner, jaxreg.weight_decay(0.0, rounding=rounding))
     cast = optax.stateless(lambda updates, _: updates.astype(dtype))
     after, _ = repeated(optax.chain(cast, optimizer), weights, 100)
     after = np.asarray(after, np.float64)
@@ -378,6 +320,13 @@ BAD = [
         ValueError,
         "The 'seed' parameter of weight_decay is of use with rounding='stochastic' only. "
         "Got seed=3 with rounding='compensated'.",
+    ),
+    (
+        lambda **given: jaxreg.proximal(jaxreg.l1(0.1), 0.1, **given),
+        {"seed": np.int64(3)},
+        ValueError,
+        "The 'seed' parameter of proximal is of use with rounding='stochastic' only. "
+        "Got seed=3 with rounding=None.",
     ),
 ]
 

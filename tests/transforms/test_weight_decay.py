@@ -312,6 +312,10 @@ UNFIT = [
         "'\\*\\*/scale' of the multipliers of weight_decay matches no leaf",
     ),
     (
+        {"mask": masks.weights, "multipliers": {"**/kernel": 1.0, "**/bias": 0.5}},
+        r"The pattern '\*\*/bias' of the multipliers of weight_decay decides on no leaf of the mask.*Got 0.5",
+    ),
+    (
         {"multipliers": {"**": 1.0, "**/bias": 0.0}},
         r"The pattern '\*\*/bias' of the multipliers of weight_decay never decides: .*'layer/bias'. Put it",
     ),
@@ -322,6 +326,20 @@ UNFIT = [
 def test_what_does_not_fit_is_refused_at_init(given, words):
     with pytest.raises(ValueError, match=words):
         jaxreg.weight_decay(**{"strength": 0.1, **given}).init(parameters())
+
+
+def test_a_multiplier_of_zero_may_stand_for_what_is_out_of_the_mask():
+    table = {"**/kernel": 1.0, "**": 0.0}
+    assert jaxreg.weight_decay(0.1, mask=masks.weights, multipliers=table).init(parameters()).count == 0
+
+
+def test_float8_parameters_are_refused_by_name_unless_they_are_out_of_the_mask():
+    params = {"kernel": jnp.ones((2, 2), jnp.float8_e4m3fn), "bias": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"must have at least 16 bits\. Got float8_e4m3fn at 'kernel'"):
+        jaxreg.weight_decay(0.1).init(params)
+    decay = jaxreg.weight_decay(0.1, mask=masks.biases)
+    updates, _ = decay.update(params, decay.init(params), params)
+    assert_same_bits(updates["kernel"], params["kernel"])
 
 
 def test_a_multiplier_of_zero_touches_no_bit():
