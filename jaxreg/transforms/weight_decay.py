@@ -98,8 +98,9 @@ def weight_decay(
             path; at ``update``, if ``params`` is None.
 
     Warns:
-        UserWarning: at ``init``, once, if ``learning_rate * strength`` is less than half the distance of
-            neighbouring numbers of a leaf's dtype, so that the decay is lost where the gradient is small.
+        UserWarning: at ``init``, once, if the largest decay (of schedules, at the thousands of steps looked
+            at) moves most weights of a leaf by less than half the distance of neighbouring numbers of its
+            dtype, so that the decay is lost where the gradient is small.
 
     Examples:
         The decay of ``optax.adamw(0.1, weight_decay=0.01)``, attached to any optimizer:
