@@ -16,6 +16,7 @@ from jaxreg.structures.dimensions import Dimension
 from jaxreg.structures.exactness import Exactness
 from jaxreg.structures.graph import Graph, Group
 from jaxreg.structures.in_place import nnx_update
+from jaxreg.structures.program import Operation
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
 from jaxreg.structures.slicing import slice_like
@@ -228,21 +229,29 @@ def _remove(
     program, count = trace.program, len(trace.traced)
     left = {unit: np.arange(unit.size) for unit, _ in units}
     changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
+    owners: dict[Operation, Dimension] = {}
     arrays = given
     while True:
         removal = Removal(left)
         verdicts = Exactness(program, list(left), removal.kept).run(arrays)
-        plans = {id(f): folding.plan(program, count, f) for v in verdicts.values() for f in v.folds}
+        # Two groups may meet in one product, as heads and their width, and what both hold would be
+        # folded twice: one of them has it.
+        plans = {
+            id(fold): folding.plan(program, count, fold)
+            for unit, verdict in verdicts.items()
+            for fold in verdict.folds
+            if verdict.foldable[left[unit]].any() and owners.setdefault(fold.operation, unit) is unit
+        }
         after = {}
         for unit, verdict in verdicts.items():
-            unfoldable = [fold.needed for fold in verdict.folds if plans[id(fold)] is None]
+            unfoldable = [fold.needed for fold in verdict.folds if plans.get(id(fold)) is None]
             gone = verdict.exact | np.logical_and.reduce([verdict.foldable, *(~bad for bad in unfoldable)])
             after[unit] = left[unit][~gone[left[unit]]]
             if not len(after[unit]):
                 after[unit] = left[unit][:1]
             for index in np.setdiff1d(left[unit], after[unit]).tolist():
                 for fold in verdict.folds:
-                    made = plans[id(fold)]
+                    made = plans.get(id(fold))
                     if fold.needed[index] and made is not None:
                         change = made.change(index, arrays, removal)
                         changes.setdefault((unit, index), []).append((made.bias, change))

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxreg.structures import facts as f
 from jaxreg.structures.dimensions import Dimension, leaves
-from jaxreg.structures.exactness_rules import SPECIAL
+from jaxreg.structures.exactness_rules import JUDGED, SPECIAL
 from jaxreg.structures.facts import Facts
 from jaxreg.structures.program import JVP_RULE, REMATERIALISED, VJP_RULE, Operation, Program, Value
 from jaxreg.structures.rules import ELEMENTWISE, IDENTITIES
@@ -77,14 +77,15 @@ class Exactness:
             return facts
         if name in PASSED_ON:
             return [self.moved(operation, facts, number) for number in range(len(operation.outputs))]
+        if name not in JUDGED:
+            self.lost(operation)
         special = SPECIAL.get(name)
         if special is not None:
             return [special(self, operation, facts)]
-        self.lost(operation)
         return [f.nothing(value) for value in operation.outputs]
 
     def lost(self, operation: Operation) -> None:
-        """Units that go into an operation of which nothing is known, and do not come out, have to stay."""
+        """Units that go into an operation and do not come out have to stay, where no rule says better."""
         after = {unit for value in operation.outputs for units in self.units(value) for unit in units}
         for value in operation.inputs:
             for unit in {unit for units in self.units(value) for unit in units} - after:

@@ -235,6 +235,9 @@ def _updated(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) ->
     return Facts(axes=tuple(axes))
 
 
+JUDGED = frozenset([*NEUTRAL, "dot_general", "conv_general_dilated"])
+"""Operations that sum over an axis, which their own rule judges."""
+
 SPECIAL: dict[str, Callable[["Exactness", Operation, Sequence[Facts]], Facts]] = {
     **dict.fromkeys(NEUTRAL, _reduction),
     **dict.fromkeys(["cumsum", "reduce_window_sum"], _kept_zeros),

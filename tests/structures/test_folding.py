@@ -96,6 +96,22 @@ def test_without_such_a_bias_the_unit_stays(name):
     assert all(np.array_equal(small.params[name], params[name]) for name in params)
 
 
+def test_what_two_groups_hold_is_not_folded_twice():
+    def apply(params, x):
+        heads = jnp.einsum("nhd,hde->nhe", (x @ params["a"]).reshape(-1, 3, 2), params["heads"])
+        return jnp.cos(heads).reshape(len(x), -1) @ params["b"] + params["bias"]
+
+    rng = np.random.default_rng(1)
+    shapes = {"a": (5, 6), "heads": (3, 2, 4), "b": (12, 3), "bias": (3,)}
+    params = {name: rng.normal(size=lengths).astype(np.float32) for name, lengths in shapes.items()}
+    params["heads"][0], params["heads"][:, :, 1], params["a"][:, :2] = 0.0, 0.0, 0.0
+    x = rng.normal(size=(4, 5)).astype(np.float32)
+    graph = structures.trace(apply, params, x)
+    for round_to in (None, 2, 3):
+        small = jaxreg.compact(graph, params, inputs=[x], round_to=round_to)
+        assert len(small.refused) == 1
+
+
 def test_units_that_are_kept_for_their_number_keep_their_bias():
     params, small, _ = shrunk(*FOLDED["dense"], round_to=5)
     assert small.sizes["a"] == (3, 5)
