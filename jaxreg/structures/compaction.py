@@ -1,7 +1,7 @@
 """Remove dead units: physically smaller parameters, and the proof that the function is the same."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,20 +10,20 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxreg.arguments import check_flag, check_number, check_whole_number
-from jaxreg.structures import folding
 from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
+from jaxreg.structures.evidence import Evidence, Folded, evidence_of, judge, remembered
 from jaxreg.structures.exactness import Exactness
-from jaxreg.structures.graph import Graph, Group
+from jaxreg.structures.graph import Graph, Group, Member
 from jaxreg.structures.in_place import nnx_update
-from jaxreg.structures.program import Operation
+from jaxreg.structures.program import Operation, Value
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
-from jaxreg.structures.slicing import slice_like
+from jaxreg.structures.slicing import owners_of, slice_like
 from jaxreg.structures.smaller import Smaller
 from jaxreg.structures.tracing import Trace, find_groups, retrace
-from jaxreg.structures.verdicts import Verdict
-from jaxreg.tree import PyTree
+from jaxreg.structures.verdicts import Fold, Verdict
+from jaxreg.tree import PyTree, flatten
 
 _SHOWN = 3  # reasons of a refusal
 
@@ -129,7 +129,8 @@ def compact(
     Args:
         graph: of :func:`jaxreg.structures.trace`, for these parameters.
         params: the parameters, concrete arrays. Zeros are exact zeros.
-        state: another pytree with leaves like those of ``params``, such as an average of them.
+        state: another pytree with leaves like those of ``params``, such as an average of them: it is
+            sliced alike. Whether its units are dead too is not looked at.
         opt_state: the state of an optax optimizer for ``params`` or a part of it: moments are sliced
             like their parameters, counts are kept.
         round_to: keep some dead units so that each group's size is a multiple of this, where
@@ -163,7 +164,10 @@ def compact(
     Notes:
         Exact means exact in real arithmetic, of finite numbers: sums of fewer terms may round
         differently. The computation is the recorded one: numbers that the large model's lengths had
-        become, such as the 1/N of a mean, stay.
+        become, such as the 1/N of a mean, stay. What is proven is the function's value: a gradient rule
+        of the user's own (``jax.custom_vjp``) that divides by a norm over units may give another gradient.
+        For inputs of another shape the function is traced and judged anew, and what would not have
+        been exact for them is an error.
     """
     owner = "compact"
     if not isinstance(graph, Graph):
@@ -175,7 +179,7 @@ def compact(
     trace = retrace(graph.recipe, params)
     units = _units(graph, trace)
     arrays = _concrete([trace.flat.leaves[index] for index in trace.traced])
-    removal, changed, refused = _remove(graph, trace, units, arrays, round_to)
+    removal, changed, refused, evidence = _remove(graph, trace, units, arrays, round_to)
     leaves = list(trace.flat.leaves)
     for place, index in enumerate(trace.traced):
         value = trace.program.inputs[place]
@@ -183,7 +187,9 @@ def compact(
         leaves[index] = removal.take(value, whole)
     small = trace.flat.rebuild(leaves)
     values = {trace.flat.paths[index]: trace.parameter(index) for index in trace.traced}
-    apply = Smaller(graph, trace, removal, params)
+    if state is not None and changed:
+        _refuse_folded_state(state, [trace.flat.paths[trace.traced[place]] for place in changed], values)
+    apply = Smaller(graph, trace, removal, params, evidence)
     result = Compacted(
         params=small,
         state=None if state is None else slice_like(state, values, removal, "state"),
@@ -197,6 +203,17 @@ def compact(
     if verify and inputs is not None:
         apply.verify(params, small, tuple(inputs), tolerance)
     return result
+
+
+def _refuse_folded_state(state: PyTree, biases: Sequence[str], values: Mapping[str, Value]) -> None:
+    """A copy of the parameters has kernels of its own, and so constants of its own to fold."""
+    owners = owners_of(flatten(state).paths, values, "state")
+    taken = [path for path in biases if any(owner == path for owner in owners)]
+    if taken:
+        raise ValueError(
+            f"Constants of removed units were folded into '{taken[0]}', and 'state' has a leaf of that name "
+            "with constants of its own. Compact it by itself: compact(graph, state)."
+        )
 
 
 def _units(graph: Graph, trace: Trace) -> list[tuple[Dimension, Group]]:
@@ -224,42 +241,46 @@ def _remove(
     units: Sequence[tuple[Dimension, Group]],
     given: list[np.ndarray],
     round_to: int | None,
-) -> tuple[Removal, dict[int, np.ndarray], list[Refusal]]:
-    """What is left, parameters that took up constants, and the dead units that stay."""
-    program, count = trace.program, len(trace.traced)
-    left = {unit: np.arange(unit.size) for unit, _ in units}
+) -> tuple[Removal, dict[int, np.ndarray], list[Refusal], Evidence]:
+    """What is left, parameters that took up constants, the dead units that stay, and the evidence."""
+    dims = [unit for unit, _ in units]
+    left = {unit: np.arange(unit.size) for unit in dims}
     changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
+    folded: dict[tuple[Dimension, int], Folded] = {}
+    arrays, history = given, None
     owners: dict[Operation, Dimension] = {}
-    arrays = given
-    while True:
-        removal = Removal(left)
-        verdicts = Exactness(program, list(left), removal.kept).run(arrays)
+
+    def may_fold(fold: Fold, verdict: Verdict) -> bool:
         # Two groups may meet in one product, as heads and their width, and what both hold would be
         # folded twice: one of them has it.
-        plans = {
-            id(fold): folding.plan(program, count, fold)
-            for unit, verdict in verdicts.items()
-            for fold in verdict.folds
-            if verdict.foldable[left[unit]].any() and owners.setdefault(fold.operation, unit) is unit
-        }
+        some = bool(verdict.foldable[left[fold.unit]].any())
+        return some and owners.setdefault(fold.operation, fold.unit) is fold.unit
+
+    while True:
+        removal = Removal(left)
+        known = Exactness(trace.program, dims, removal.kept).known(arrays)
+        history = remembered(history, known, left)
+        judgement = judge(trace, left, known, graph.state, may_fold)
         after = {}
-        for unit, verdict in verdicts.items():
-            unfoldable = [fold.needed for fold in verdict.folds if plans.get(id(fold)) is None]
-            gone = verdict.exact | np.logical_and.reduce([verdict.foldable, *(~bad for bad in unfoldable)])
+        for unit, group in units:
+            gone = judgement.goes(unit)
+            if not judgement.verdicts[unit].read:
+                # Nothing reads them at this shape: rows of a table beyond the length of the input, perhaps.
+                gone &= _zero(group, [*group.members], trace, given)
             after[unit] = left[unit][~gone[left[unit]]]
             if not len(after[unit]):
                 after[unit] = left[unit][:1]
             for index in np.setdiff1d(left[unit], after[unit]).tolist():
-                for fold in verdict.folds:
-                    made = plans.get(id(fold))
-                    if fold.needed[index] and made is not None:
-                        change = made.change(index, arrays, removal)
-                        changes.setdefault((unit, index), []).append((made.bias, change))
+                folded[unit, index] = judgement.folded(unit, index)
+                for plan in judgement.planned(unit, index):
+                    change = plan.change(index, arrays, removal)
+                    changes.setdefault((unit, index), []).append((plan.bias, change))
         if all(len(after[unit]) == len(left[unit]) for unit in left):
             break
         arrays = _folded(given, changes, after)
         left = after
-    refused = _refused(graph, units, left, verdicts, arrays, trace)
+    refused = _refused(units, left, judgement.verdicts, arrays, trace, graph.state)
+    judged = dict(left)
     for unit in left:
         if round_to is None:
             break
@@ -268,7 +289,9 @@ def _remove(
         back = sorted(gone, key=lambda index: (unit, index) in changes)[: -len(left[unit]) % round_to]
         left[unit] = np.union1d(left[unit], back).astype(int)
     final = _folded(given, changes, left)
-    return Removal(left), {n: new for n, new in enumerate(final) if new is not given[n]}, refused
+    changed = {n: new for n, new in enumerate(final) if new is not given[n]}
+    evidence = evidence_of([group for _, group in units], dims, history, judged, folded, left, graph.state)
+    return Removal(left), changed, refused, evidence
 
 
 def _folded(
@@ -289,25 +312,20 @@ def _folded(
 
 
 def _refused(
-    graph: Graph,
     units: Sequence[tuple[Dimension, Group]],
     left: Mapping[Dimension, np.ndarray],
     verdicts: Mapping[Dimension, Verdict],
     arrays: Sequence[np.ndarray],
     trace: Trace,
+    state: Collection[str],
 ) -> list[Refusal]:
-    by_path = {trace.flat.paths[index]: arrays[place] for place, index in enumerate(trace.traced)}
     found = []
     for number, (unit, group) in enumerate(units):
         dead = np.zeros(unit.size, bool)
         for role in (PRODUCES, CONSUMES):
-            flags = [
-                _zero_units(by_path[member.path], member)
-                for member in group.members
-                if member.role == role and member.path not in graph.state
-            ]
-            if flags:
-                dead |= np.logical_and.reduce(flags)
+            members = [m for m in group.members if m.role == role and m.path not in state]
+            if members:
+                dead |= _zero(group, members, trace, arrays)
         by_reason: dict[str, list[int]] = {}
         for index in left[unit][dead[left[unit]]]:
             text = "; ".join(verdicts[unit].reasons(index)[:_SHOWN]) or "the last of its group"
@@ -316,6 +334,12 @@ def _refused(
     return found
 
 
-def _zero_units(array: np.ndarray, member: Any) -> np.ndarray:
-    flat = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
-    return ~(flat != 0).any(axis=1)[member.indices].any(axis=1)
+def _zero(group: Group, members: Sequence[Member], trace: Trace, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Which units of a group are zero in all of these members."""
+    by_path = {trace.flat.paths[index]: arrays[place] for place, index in enumerate(trace.traced)}
+    zero = np.ones(group.size, bool)
+    for member in members:
+        array = by_path[member.path]
+        flat = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
+        zero &= ~(flat != 0).any(axis=1)[member.indices].any(axis=1)
+    return zero

@@ -42,13 +42,16 @@ class Exactness:
         }
         self._units: dict[Value, list[list[Dimension]]] = {}
 
-    def run(self, arrays: Sequence[Any]) -> dict[Dimension, Verdict]:
-        """Judge all tracked units; ``arrays`` are the values of the first inputs, the parameters."""
-        inputs = [
+    def known(self, arrays: Sequence[Any]) -> list[Facts]:
+        """What the parameters hold; ``arrays`` are the values of the first inputs."""
+        return [
             f.of_array(value, array, self.tracked, self.kept)
             for value, array in zip(self.program.inputs, arrays, strict=False)
         ]
-        inputs += [f.nothing(value) for value in self.program.inputs[len(inputs) :]]
+
+    def run(self, known: Sequence[Facts]) -> dict[Dimension, Verdict]:
+        """Judge all tracked units, from what is known of the first inputs, the parameters."""
+        inputs = [*known, *(f.nothing(value) for value in self.program.inputs[len(known) :])]
         with np.errstate(all="ignore"):  # a constant may well be infinite
             self.walk(self.program, inputs)
         return self.verdicts
@@ -128,6 +131,7 @@ class Exactness:
         if not self.recording:
             return
         verdict = self.verdicts[unit]
+        verdict.read = True
         failed = ~ok
         if failed.any():
             verdict.objections.append(Objection(operation, failed, None if fold is None else fold.constants))

@@ -1,9 +1,11 @@
 """What operations that sum, multiply, pad or look up make of the constants that slices hold."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from jaxreg.structures import facts as f
 from jaxreg.structures.dimensions import Dimension
@@ -210,7 +212,25 @@ def _iota(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fa
 
 def _gather(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
     moved = walk.moved(operation, [facts[0], Facts(axes=tuple({} for _ in operation.inputs[1].shape))])
-    return moved if facts[0].whole is None else facts[0]
+    filler = _filler(operation)
+    if facts[0].whole is not None:
+        return facts[0] if filler is None or facts[0].whole == filler else f.nothing(operation.outputs[0])
+    if filler is None:
+        return moved
+    same = lambda known: Known(known.mask & (known.values == filler), known.values)  # noqa: E731
+    return Facts(axes=tuple({unit: same(known) for unit, known in found.items()} for found in moved.axes))
+
+
+def _filler(operation: Operation) -> Any:
+    """What an index out of bounds reads; None for one that reads an element, or something not finite."""
+    if operation.params["mode"] in (GatherScatterMode.CLIP, GatherScatterMode.PROMISE_IN_BOUNDS):
+        return None
+    given = operation.params.get("fill_value")
+    if given is not None:
+        return given if np.isfinite(given) else None
+    if jnp.issubdtype(operation.outputs[0].dtype, jnp.inexact):
+        return None  # NaN
+    return np.nan  # some extreme whole number, which equals nothing that is known
 
 
 def _updated(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:

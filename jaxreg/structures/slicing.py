@@ -1,7 +1,7 @@
 """Slice trees that look like the parameters: optimizer states, averages, other copies."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ def slice_like(tree: PyTree, values: dict[str, Value], removal: Removal, name: s
     the axes that they share with it, as in factored second moments; counts and keys are kept.
     """
     flat = flatten(tree)
-    ends = _ends(values)
+    owners = owners_of(flat.paths, values, name, flat.leaves)
     leaves = [
-        leaf if is_absent(leaf) else _sliced(path, leaf, _owner(path, ends), removal, name)
-        for path, leaf in zip(flat.paths, flat.leaves, strict=True)
+        leaf
+        if is_absent(leaf)
+        else _sliced(path, leaf, None if owner is None else values[owner], removal, name)
+        for path, leaf, owner in zip(flat.paths, flat.leaves, owners, strict=True)
     ]
     return flat.rebuild(leaves)
 
@@ -47,19 +49,53 @@ def _sliced(path: str, leaf: Any, value: Value | None, removal: Removal, name: s
     return removal.take(part, leaf)
 
 
-def _ends(values: dict[str, Value]) -> dict[str, Value]:
-    """Parameters by their path and by what is left of it below each common node."""
-    ends = dict(values)
-    paths = list(values)
-    for path in paths:
-        head = path.split(SEPARATOR)[0] + SEPARATOR
-        if head != path + SEPARATOR:
-            # A penalty or an optimizer may have seen variables["params"] alone.
-            ends.setdefault(path.removeprefix(head), values[path])
-    return ends
+def owners_of(
+    paths: Sequence[str], values: Mapping[str, Value], name: str, leaves: Sequence[Any] | None = None
+) -> list[str | None]:
+    """For each leaf of a tree the parameter that it belongs to, by path; None for counts and keys.
+
+    A penalty or an optimizer may have seen a part of the parameters alone, such as ``variables["params"]``:
+    the part is the one that most of the tree's leaves fit into.
+    """
+    heads = {path[: at + 1] for path in values for at in _separators(path)}
+    found = {head: _below(head, paths, values, leaves) for head in ["", *sorted(heads)]}
+    scores = {head: _score(head, owners, values) for head, owners in found.items()}
+    best = max(scores.values())
+    if not best[0]:
+        return [None] * len(paths)
+    best_heads = [head for head, score in scores.items() if score == best]
+    owners: list[str | None] = [None] * len(paths)
+    for head in best_heads:
+        for number, owner in enumerate(found[head]):
+            if owner is not None and owners[number] not in (None, owner):
+                raise ValueError(
+                    f"The leaf '{paths[number]}' of '{name}' could belong to '{owners[number]}' or to "
+                    f"'{owner}' of the parameters. Give it for all parameters, as an optimizer has it that "
+                    "was begun with them."
+                )
+            owners[number] = owner or owners[number]
+    return owners
 
 
-def _owner(path: str, ends: dict[str, Value]) -> Value | None:
-    steps: Sequence[str] = path.split(SEPARATOR)
-    tails = (SEPARATOR.join(steps[start:]) for start in range(len(steps)))
-    return next((ends[tail] for tail in tails if tail in ends), None)
+def _separators(path: str) -> list[int]:
+    return [at for at, letter in enumerate(path) if letter == SEPARATOR]
+
+
+def _below(
+    head: str, paths: Sequence[str], values: Mapping[str, Value], leaves: Sequence[Any] | None
+) -> list[str | None]:
+    owners: list[str | None] = []
+    for number, path in enumerate(paths):
+        steps = path.split(SEPARATOR)
+        tails = (head + SEPARATOR.join(steps[start:]) for start in range(len(steps)))
+        owner = next((tail for tail in tails if tail in values), None)
+        if owner is not None and leaves is not None and is_absent(leaves[number]):
+            owner = None
+        owners.append(owner)
+    return owners
+
+
+def _score(head: str, owners: Sequence[str | None], values: Mapping[str, Value]) -> tuple[int, bool]:
+    """How many parameters of a part are there, and whether those are all."""
+    covered = set(owners) - {None}
+    return len(covered), len(covered) == sum(path.startswith(head) for path in values)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.structures.compare import first_difference
+from jaxreg.structures.evidence import Evidence
 from jaxreg.structures.program import read
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.replay import replay
@@ -18,16 +19,27 @@ from jaxreg.tree import PyTree, flatten
 class Smaller:
     """Call it with smaller parameters and inputs. It holds shapes and constants, never parameters."""
 
-    def __init__(self, graph: Any, trace: Trace, removal: Removal, params: PyTree) -> None:
+    def __init__(
+        self, graph: Any, trace: Trace, removal: Removal, params: PyTree, evidence: Evidence
+    ) -> None:
         self.graph = graph
         self.large = jax.tree.map(shape_of, params)
         self.kept = {group: removal.kept(unit) for unit, group in find_groups(trace)[0]}
         self.traced = trace.traced
-        self.trace, self.removal = trace, removal
+        self.trace, self.removal, self.evidence = trace, removal, evidence
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
-        return self._program(inputs)(self._arrays(params), inputs)
+        arrays = self._arrays(params)
+        for index, value, array in zip(self.traced, self.trace.program.inputs, arrays, strict=False):
+            expected = self.removal.shape(value), str(value.dtype)
+            if _signature(array) != expected:
+                raise ValueError(
+                    f"The smaller model takes '{self.trace.flat.paths[index]}' of shape {expected[0]} and "
+                    f"dtype {expected[1]}. Got {np.shape(array)} and {_signature(array)[1]}. For another "
+                    "dtype trace the graph with parameters of it."
+                )
+        return self._program(inputs)(arrays, inputs)
 
     def _arrays(self, params: PyTree) -> list[Any]:
         """Modules may have leaves that are no arrays, such as activation functions."""
@@ -65,6 +77,7 @@ class Smaller:
                 f"With inputs of these shapes the units of '{lost[0].members[0].path}' are coupled otherwise "
                 "than in the graph. Trace the graph with inputs of these shapes."
             )
+        self.evidence.check(trace, found)
         left = {found[group]: kept for group, kept in self.kept.items() if group in found}
         return trace, Removal(left)
 

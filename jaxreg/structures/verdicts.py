@@ -46,6 +46,8 @@ class Verdict:
 
     exact: np.ndarray
     foldable: np.ndarray
+    read: bool = False
+    """Whether any operation depends on the units being zero, or on anything else."""
     objections: list[Objection] = dataclasses.field(default_factory=list)
     folds: list[Fold] = dataclasses.field(default_factory=list)
 

@@ -21,7 +21,7 @@ def judged(function, params):
     trace = retrace(graph.recipe, params)
     units = [unit for unit, _ in find_groups(trace)[0]]
     walk = Exactness(trace.program, units, Removal({}).kept)
-    return trace, walk, walk.run(list(params.values()))
+    return trace, walk, walk.run(walk.known(list(params.values())))
 
 
 def planted(function, shapes, everywhere):
