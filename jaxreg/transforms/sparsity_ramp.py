@@ -254,7 +254,7 @@ def sparsity_ramp(
         Zeros are held while as many are wanted: they do not come back, and when the ramp has ended the
         strength falls to 0 and the weights that live are refitted. Where there are more zeros than the
         ramp asks for, as in a layer that starts at zero, those furthest from zero are let go. Where
-        units tie and only some of them are wanted, the first ones in the order of the tree become zero, and
+        units tie and only some of them are wanted, the last ones in the order of the tree become zero, and
         the strength is the largest of the chosen ones below the tie (0 where all tie), so that the others
         live: the share is never exceeded. A learning rate of 0 moves nothing, and so makes no zeros: let the
         ramp end before the rate does.

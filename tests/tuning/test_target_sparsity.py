@@ -193,10 +193,10 @@ def test_narrow_zeros_are_exact_and_of_ties_only_the_wanted_vanish(dtype):
     new, _ = train(optax.chain(optax.sgd(0.1), link), [grads], params)
     assert new["kernel"].dtype == dtype
     np.testing.assert_array_equal(new["kernel"] == 0, params["kernel"] == 0.5)
-    # Of three that tie, where one is wanted, the first goes, and the others are not shrunk to nothing.
+    # Of three that tie, where one is wanted, the last goes, and the others are not shrunk to nothing.
     link = jaxreg.target_sparsity(L1, 0.1, 0.2, begin_step=0, end_step=1)
     new, _ = train(optax.chain(optax.sgd(0.1), link), [grads], params)
-    np.testing.assert_array_equal(new["kernel"], params["kernel"].at[0, 1].set(0.0))
+    np.testing.assert_array_equal(new["kernel"], params["kernel"].at[1, 1].set(0.0))
 
 
 def test_every_raises_the_share_at_some_steps_only():
