@@ -35,7 +35,8 @@ class CrossValidation:
 
     @property
     def standard_error(self) -> np.ndarray:
-        return self.errors.std(axis=1, ddof=1) / np.sqrt(self.errors.shape[1])
+        with np.errstate(invalid="ignore"):  # of runs that diverged it is NaN
+            return self.errors.std(axis=1, ddof=1) / np.sqrt(self.errors.shape[1])
 
     @property
     def best(self) -> float:
@@ -183,8 +184,8 @@ def _fold_of_each(folds: Any, n_samples: Any, seed: int | None) -> np.ndarray:
         for name, value in (("n_samples", n_samples), ("seed", seed)):
             if value is not None:
                 raise ValueError(
-                    f"The '{name}' parameter of cross_validate must be None where 'folds' says which fold each "
-                    f"sample is in. Got {value!r}."
+                    f"The '{name}' parameter of cross_validate must be None where 'folds' says which fold "
+                    f"each sample is in. Got {value!r}."
                 )
         owner = np.asarray(folds)
         if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):

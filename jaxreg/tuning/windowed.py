@@ -25,7 +25,8 @@ def windowed(
         schedule: s, a non-negative number or an optax schedule, which is given k itself.
         begin_step: b, the first step that counts, a non-negative whole number, which may be traced.
         end_step: e, the first step that counts no longer, larger than ``begin_step``; None for never.
-        every: only each so-manieth step counts, from ``begin_step`` on; a positive whole number, which may be traced.
+        every: only each so-manieth step counts, from ``begin_step`` on; a positive whole number,
+            which may be traced.
 
     Returns:
         A schedule, for :func:`jaxreg.scheduled`, for ``strength_schedule`` of :func:`jaxreg.proximal`, or for

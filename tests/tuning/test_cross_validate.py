@@ -34,11 +34,11 @@ def squares(w):
 def test_errors_are_those_of_scikit_learn_on_the_same_folds():
     x, y = diabetes()
     shuffled = np.random.default_rng(3).integers(0, 4, size=len(y))
-    for folds, cv in (
-        (5, model_selection.KFold(5)),
-        (shuffled, model_selection.PredefinedSplit(shuffled)),
+    for folds, n_samples, cv in (
+        (5, len(y), model_selection.KFold(5)),
+        (shuffled, None, model_selection.PredefinedSplit(shuffled)),
     ):
-        found = jaxreg.cross_validate(train, squares, STRENGTHS, folds, n_samples=len(y))
+        found = jaxreg.cross_validate(train, squares, STRENGTHS, folds, n_samples=n_samples)
         model = linear_model.LassoCV(
             alphas=STRENGTHS, cv=cv, fit_intercept=False, tol=1e-9, max_iter=100_000
         ).fit(x, y)
