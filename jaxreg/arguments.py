@@ -84,6 +84,13 @@ def check_whole_number(value: Any, name: str, owner: str) -> Any:
     return value
 
 
+def check_every(every: Any, owner: str) -> None:
+    """Refuse an interval of steps that is not a positive whole number; traced integers pass."""
+    check_whole_number(every, "every", owner)
+    if not isinstance(every, Tracer) and every == 0:
+        raise ValueError(f"The 'every' parameter of {owner} must be at least 1. Got 0.")
+
+
 def check_window(begin_step: Any, end_step: Any, owner: str) -> None:
     """Refuse steps that are not whole numbers, or an end (None: never) that is not after the begin."""
     check_whole_number(begin_step, "begin_step", owner)

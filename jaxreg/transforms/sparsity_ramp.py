@@ -1,31 +1,27 @@
 """A share of exact zeros that rises over training to a target: by an adapted strength, or by projection."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
-from jaxreg.arguments import check_number, check_whole_number, check_window
-from jaxreg.group_kinds import Groups
+from jaxreg.arguments import check_every, check_number, check_whole_number, check_window
 from jaxreg.penalties import Penalty
-from jaxreg.penalties.base import Leaves
+from jaxreg.penalties.base import Leaves, TermPenalty
 from jaxreg.penalties.composition import Sum
+from jaxreg.penalties.elastic_net import ElasticNet
+from jaxreg.penalties.huber import Huber
 from jaxreg.penalties.selection import Units, largest, units_of
 from jaxreg.penalties.top_k import TopK
 from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.transforms.strength_one import at_strength_one
-from jaxreg.tree import FlatTree, upcast
+from jaxreg.tree import FlatTree, is_container, upcast
 
 METHODS = ("strength", "projection")
-
-
-class Structure(NamedTuple):
-    """What a penalty makes zero: which leaves, and what in them as a whole."""
-
-    mask: Any
-    groups: Groups | None
+NEVER_ZERO = (None, TermPenalty.term_vanishing, Huber.term_vanishing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +31,7 @@ class SparsityRamp(PenaltySchedule):
     target: Any
     begin_step: Any
     end_step: Any
-    every: int
+    every: Any
     method: str
 
     def first_strength(self) -> Any:
@@ -51,21 +47,34 @@ class SparsityRamp(PenaltySchedule):
 
     def prox_at(self, count: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         share = self.share_after(count + 1)
+        points, steps = self._squares_taken_out(flat, points, steps)
         if self.method == "projection":
             return self._projected(share, flat, points, steps), self.first_strength()
         return self._shrunk(share, flat, points, steps)
 
+    def _squares_taken_out(self, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Leaves]:
+        """Points and steps after the parts ``c/2 |w|^2``, as a sum of penalties takes them out."""
+        points, steps = dict(points), dict(steps)
+        for index, curvature in self.penalty.curvature_of(flat).items():
+            if index in points:
+                room = 1 + steps[index] * curvature
+                points[index], steps[index] = points[index] / room, steps[index] / room
+        return points, steps
+
     def _projected(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> Leaves:
-        mask, groups = structure_of(self.penalty)
-        total = sum(units.number for units in _present(units_of(flat, mask.indices(flat), groups), points))
+        zeroed = zeroed_by(self.penalty)
+        groups = getattr(zeroed, "groups", None)
+        units = _present(units_of(flat, zeroed.mask.indices(flat), groups), points)
+        total = sum(its.number for its in units)
         if not total:
             return points
-        return TopK(mask, np.uint32(total) - _wanted(share, total), "global", groups).prox_of(
-            flat, points, steps
-        )
+        kept = np.uint32(total) - _wanted(share, total)
+        return TopK(zeroed.mask, kept, "global", groups).prox_of(flat, points, steps)
 
     def _shrunk(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
-        penalty = at_strength_one(self.penalty)
+        penalty = at_strength_one(zeroed_by(self.penalty))
+        # The threshold, step times strength, is as little differentiated as the choice of the units.
+        steps = {index: lax.stop_gradient(step) for index, step in steps.items()}
         # Traced here for its units and its errors; what is not used of it is not computed.
         found = [units for units, _ in penalty.vanishing_of(flat, points, steps)]
         total = sum(units.number for units in found)
@@ -76,6 +85,7 @@ class SparsityRamp(PenaltySchedule):
         wanted = _wanted(share, total)
         counts = [jnp.sum(~was, dtype=jnp.uint32) for was in alive]
         zeros = jnp.sum(jnp.stack(counts), dtype=jnp.uint32)
+        clearance = _clearance([flat.leaves[index] for units in found for index in units.indices])
 
         def search() -> tuple[list[Any], Any]:
             factors = [factor for _, factor in penalty.vanishing_of(flat, points, steps)]
@@ -83,8 +93,11 @@ class SparsityRamp(PenaltySchedule):
             kept = largest(_zeros_first(factors, alive), budget[None], apart=False)
             # What has step 0, or is reached by a strength of 0, cannot vanish.
             gone = [~keep & jnp.isfinite(factor) for keep, factor in zip(kept, factors, strict=True)]
+            # Where units tie, and only some of them are wanted, the strength that makes those zero would
+            # take all of them along: then it is the next lower one.
+            bound = (1 - clearance) * _lowest(factors, kept)
             strengths = [
-                jnp.max(jnp.where(dead & was, factor, 0.0), initial=0.0)
+                jnp.max(jnp.where(dead & was & (factor <= bound), factor, 0.0), initial=0.0)
                 for dead, was, factor in zip(gone, alive, factors, strict=True)
             ]
             return gone, jnp.max(jnp.stack(strengths)).astype(jnp.float32)
@@ -94,7 +107,8 @@ class SparsityRamp(PenaltySchedule):
 
         # Before the ramp and after it there is nothing to look for.
         gone, strength = lax.cond((wanted == 0) | (zeros == wanted), hold, search)
-        out = penalty.scale(strength).prox_of(flat, points, steps)
+        own = {index: points[index] for units in found for index in units.indices}
+        out = points | penalty.scale(strength).prox_of(flat, own, steps)
         for units, dead in zip(found, gone, strict=True):
             for index, zero in zip(units.indices, units.spread(dead), strict=True):
                 out[index] = jnp.where(zero, 0.0, out[index])
@@ -118,14 +132,8 @@ def _zeros_first(factors: list[Any], alive: list[Any]) -> list[Any]:
     A zero stays zero, whatever its update, as long as zeros are wanted: else the noise of gradients at
     thousands of zeros would decide the strength, and shrink the weights that live.
     """
-    lowest = jnp.min(
-        jnp.stack(
-            [
-                jnp.min(jnp.where(was, factor, jnp.inf), initial=jnp.inf)
-                for factor, was in zip(factors, alive, strict=True)
-            ]
-        )
-    )
+    # An update that ends at exactly 0 is below all.
+    lowest = _lowest(factors, [was & (factor > 0) for factor, was in zip(factors, alive, strict=True)])
     lowest = jnp.where(jnp.isfinite(lowest), lowest, 1.0)
     # From 0 up to half of the lowest.
     return [
@@ -136,23 +144,50 @@ def _zeros_first(factors: list[Any], alive: list[Any]) -> list[Any]:
     ]
 
 
-def structure_of(penalty: Penalty) -> Structure:
-    """The mask and groups of a penalty; of a sum, those of its one part that is not an l2."""
-    if isinstance(penalty, Sum):
-        rest = [part for part in penalty.parts if part.without_curvature() is not None]
-        if len(rest) != 1:
-            raise ValueError(
-                "The 'penalty' parameter of sparsity_ramp must say what becomes zero: in a sum, one part "
-                f"beside l2 terms. Got {', '.join(part.kind for part in penalty.parts)}."
-            )
-        return structure_of(rest[0])
-    mask, groups = getattr(penalty, "mask", None), getattr(penalty, "groups", None)
-    if mask is None or not (groups is None or isinstance(groups, Groups)):
+def _lowest(factors: list[Any], among: list[Any]) -> Any:
+    """The smallest of the marked factors that are numbers; infinity where there is none."""
+    smallest = [
+        jnp.min(jnp.where(mark & (factor >= 0), factor, jnp.inf), initial=jnp.inf)
+        for factor, mark in zip(factors, among, strict=True)
+    ]
+    return jnp.min(jnp.stack(smallest))
+
+
+def _clearance(leaves: list[Any]) -> float:
+    """By which share a strength is to stay below what would make a unit zero that is kept.
+
+    So much is left of the unit that neither the rounding of its dtype nor that of ``p + (new - p)`` makes
+    it zero, nor the error of a factor found by bisection.
+    """
+    widest = max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in leaves)
+    return min(max(4 * widest, 2.0**-16), 0.5)
+
+
+def zeroed_by(penalty: Penalty, owner: str = "sparsity_ramp") -> Any:
+    """The part of a penalty that makes zeros, without its squares: of a sum, the one beside l2 terms."""
+    parts = penalty.parts if isinstance(penalty, Sum) else (penalty,)
+    kinds = ", ".join(part.kind for part in parts)
+    if any(type(part).pull_of is not Penalty.pull_of for part in parts):
         raise ValueError(
-            "The 'penalty' parameter of sparsity_ramp must be one on elements or on groups, such as l1 or "
-            f"group_lasso. Got {penalty.kind}."
+            f"The 'penalty' parameter of {owner} must pull to zero, not to a reference. Got {kinds}."
         )
-    return Structure(mask, groups)
+    rest = [left for left in (part.without_curvature() for part in parts) if left is not None]
+    if isinstance(penalty, Sum) and len(rest) != 1:
+        raise ValueError(
+            f"The 'penalty' parameter of {owner} must say what becomes zero: in a sum, one part "
+            f"beside l2 terms. Got {kinds}."
+        )
+    if not rest or getattr(type(rest[0]), "term_vanishing", None) in NEVER_ZERO or _without_l1(parts):
+        raise ValueError(
+            f"The 'penalty' parameter of {owner} must make elements or groups zero, as l1 and group_lasso "
+            f"do. Got {kinds}."
+        )
+    return rest[0]
+
+
+def _without_l1(parts: tuple[Penalty, ...]) -> bool:
+    nets = [part for part in parts if isinstance(part, ElasticNet)]
+    return any(not isinstance(net.l1_ratio, Tracer) and not np.any(net.l1_ratio) for net in nets)
 
 
 def sparsity_ramp(
@@ -161,7 +196,7 @@ def sparsity_ramp(
     *,
     begin_step: Any,
     end_step: Any,
-    every: int = 1,
+    every: Any = 1,
     method: str = "strength",
 ) -> PenaltySchedule:
     r"""Ask for a share of exact zeros in place of a strength, as the penalty of any proximal optimizer.
@@ -179,21 +214,27 @@ def sparsity_ramp(
 
     Args:
         penalty: what becomes zero: its kind, groups and mask. Its own strength does not matter where it
-            is one number; with one per leaf, they weigh the leaves against each other.
+            is one number; with one per leaf, they weigh the leaves against each other (not under
+            projection, which compares norms and knows neither them nor ``size_weights``). Its squares, an
+            l2 in a sum or the elastic net's, act at their own strength in every step, before and after
+            the ramp too.
         target: s, the share of zeros to reach, a number in [0, 1), which may be traced.
         begin_step: b, how many updates to leave alone, a non-negative whole number, which may be traced.
         end_step: e, after how many updates the target is reached, larger than ``begin_step``.
-        every: raise the share at every so many updates only (Distiller's and jaxpruner's frequency).
+        every: raise the share at every so many updates only (Distiller's and jaxpruner's frequency), a
+            positive whole number, which may be traced.
         method: ``"strength"`` or ``"projection"``. Static.
 
     Returns:
         What stands for a penalty in :func:`jaxreg.proximal`, :func:`jaxreg.proximal_optimizer` and the
         ``prox_*`` optimizers. Their state grows by one scalar, ``state.strength``: the strength of the
         last step, a strength where the penalty has one number for it, else the factor on the
-        penalty (0 under projection).
+        penalty (0 under projection). Of a sum and of the elastic net it is that of the part without squares.
 
     Raises:
-        TypeError, ValueError: for bad arguments; when used, for a penalty that makes no zeros.
+        TypeError, ValueError: for bad arguments, among them a penalty that makes no zeros, such as l2, or
+            none of which a given number can be had, such as total_variation; one strength per leaf under
+            projection.
 
     Examples:
         Three of four weights, by Adam's own step sizes:
@@ -212,32 +253,47 @@ def sparsity_ramp(
     Notes:
         Zeros are held while as many are wanted: they do not come back, and when the ramp has ended the
         strength falls to 0 and the weights that live are refitted. Where there are more zeros than the
-        ramp asks for, as in a layer that starts at zero, those furthest from zero are let go. Units whose
-        strengths tie vanish together. A learning rate of 0 moves nothing, and so makes no zeros: let the
+        ramp asks for, as in a layer that starts at zero, those furthest from zero are let go. Where
+        units tie and only some of them are wanted, the last ones in the order of the tree become zero, and
+        the strength is the largest of the chosen ones below the tie (0 where all tie), so that the others
+        live: the share is never exceeded. A learning rate of 0 moves nothing, and so makes no zeros: let the
         ramp end before the rate does.
 
         What a penalty on elements takes from each leaf is decided by one strength for all; a layer may be
         emptied. Keep small layers, the first and the last out of the mask, or give them a smaller
         strength. With l0, which does not shrink what stays, ``"strength"`` is a projection too.
 
+        In derivatives through training the choice of the units and the threshold are constants: those with
+        respect to a learning rate or the penalty's strength leave out how these move the threshold.
+
     References:
         Ramp: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model
         compression, 2017, equation 1, arXiv:1710.01878
     """
+    return checked_ramp(penalty, target, begin_step, end_step, every, method, "sparsity_ramp")
+
+
+def checked_ramp(
+    penalty: Any, target: Any, begin_step: Any, end_step: Any, every: Any, method: Any, owner: str
+) -> SparsityRamp:
+    """The ramp, its arguments checked in the name of the function that was given them."""
     if not isinstance(penalty, Penalty):
         raise TypeError(
-            "The 'penalty' parameter of sparsity_ramp must be a jaxreg.Penalty, such as jaxreg.l1(1e-4). "
+            f"The 'penalty' parameter of {owner} must be a jaxreg.Penalty, such as jaxreg.l1(1e-4). "
             f"Got {penalty!r}."
         )
-    check_number(target, "target", "sparsity_ramp", high=1.0, open_high=True)
-    check_whole_number(end_step, "end_step", "sparsity_ramp")
-    check_window(begin_step, end_step, "sparsity_ramp")
-    check_whole_number(every, "every", "sparsity_ramp")
-    if every == 0:
-        raise ValueError("The 'every' parameter of sparsity_ramp must be at least 1. Got 0.")
+    check_number(target, "target", owner, high=1.0, open_high=True)
+    check_whole_number(end_step, "end_step", owner)
+    check_window(begin_step, end_step, owner)
+    check_every(every, owner)
     if method not in METHODS:
         raise ValueError(
-            f"The 'method' parameter of sparsity_ramp must be 'strength' or 'projection'. Got {method!r}."
+            f"The 'method' parameter of {owner} must be 'strength' or 'projection'. Got {method!r}."
         )
-    structure_of(penalty)
+    zeroed = zeroed_by(penalty, owner)
+    if method == "projection" and is_container(zeroed.strength):
+        raise ValueError(
+            f"The 'penalty' parameter of {owner} must have one strength with method='projection', which "
+            f"compares sizes, not strengths. Got one per leaf: {zeroed.strength!r}."
+        )
     return SparsityRamp(penalty, target, begin_step, end_step, every, method)

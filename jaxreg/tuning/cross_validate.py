@@ -35,19 +35,35 @@ class CrossValidation:
 
     @property
     def standard_error(self) -> np.ndarray:
-        return self.errors.std(axis=1, ddof=1) / np.sqrt(self.errors.shape[1])
+        with np.errstate(invalid="ignore"):  # of runs that diverged it is NaN
+            return self.errors.std(axis=1, ddof=1) / np.sqrt(self.errors.shape[1])
 
     @property
     def best(self) -> float:
-        """The strength with the smallest mean error."""
-        return float(self.strengths[np.argmin(self.mean)])
+        """The strength with the smallest mean error; runs that diverged do not count.
+
+        Raises:
+            ValueError: if all mean errors are NaN or infinite.
+        """
+        return float(self.strengths[self._lowest])
 
     @property
     def one_standard_error(self) -> float:
-        """The largest strength whose mean error is within one standard error of the smallest."""
-        lowest = np.argmin(self.mean)
+        """The largest strength whose mean error is within one standard error of the smallest.
+
+        Raises:
+            ValueError: if all mean errors are NaN or infinite.
+        """
+        lowest = self._lowest
         bound = self.mean[lowest] + self.standard_error[lowest]
         return float(self.strengths[self.mean <= bound].max())
+
+    @property
+    def _lowest(self) -> int:
+        finite = np.isfinite(self.mean)
+        if not finite.any():
+            raise ValueError("No strength has a finite error on all folds: every training run diverged.")
+        return int(np.argmin(np.where(finite, self.mean, np.inf)))
 
     def __str__(self) -> str:
         rows = zip(self.strengths, self.mean, self.standard_error, strict=True)
@@ -99,8 +115,9 @@ def cross_validate(
         errors_fn: ``errors_fn(params) -> (n,)``, the error of every sample, such as squared residuals.
         strengths: a vector of m non-negative numbers.
         folds: how many, at least 2; or a vector (n,) of whole numbers that says which fold each sample is in.
-        n_samples: n; needed where ``folds`` is a number.
-        seed: shuffle the samples first; None: folds of neighbours, as scikit-learn's ``KFold``.
+        n_samples: n; needed where ``folds`` is a number, and only there.
+        seed: shuffle the samples first, where ``folds`` is a number; None: folds of neighbours, as
+            scikit-learn's ``KFold``.
 
     Returns:
         A :class:`CrossValidation` with ``errors`` (m, folds), ``mean``, ``standard_error``, ``best`` and
@@ -164,6 +181,12 @@ def _errors(train_fn: Any, errors_fn: Any, strengths: Any, held_out: Any) -> Any
 def _fold_of_each(folds: Any, n_samples: Any, seed: int | None) -> np.ndarray:
     """The fold of each sample."""
     if np.ndim(folds):
+        for name, value in (("n_samples", n_samples), ("seed", seed)):
+            if value is not None:
+                raise ValueError(
+                    f"The '{name}' parameter of cross_validate must be None where 'folds' says which fold "
+                    f"each sample is in. Got {value!r}."
+                )
         owner = np.asarray(folds)
         if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):
             raise ValueError(

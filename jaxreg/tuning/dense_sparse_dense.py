@@ -12,6 +12,7 @@ from jaxreg.optimizers.freeze_zeros import freeze_zeros
 from jaxreg.penalties import top_k
 from jaxreg.penalties.base import Leaves
 from jaxreg.penalties.top_k import TopK
+from jaxreg.transforms.new_parameters import require_optimizer
 from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.transforms.proximal import proximal
 from jaxreg.tree import FlatTree
@@ -87,6 +88,7 @@ def dense_sparse_dense(
         Han et al., DSD: Dense-Sparse-Dense training for deep neural networks, 2017, algorithm 1,
         arXiv:1607.04381
     """
+    require_optimizer(optimizer, "dense_sparse_dense")
     check_window(begin_step, end_step, "dense_sparse_dense")
     check_number(target, "target", "dense_sparse_dense", high=1.0, open_high=True)
     kept = top_k(1.0 - target, scope=scope, groups=groups, mask=mask)

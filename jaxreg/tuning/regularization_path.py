@@ -32,7 +32,9 @@ def regularization_path(
         train_fn: a whole training run that JAX can trace, ``train_fn(strength) -> pytree`` of arrays: it
             gets a scalar array, such as ``jaxreg.l1(strength)`` takes, and loops with ``jax.lax.scan`` or
             ``while_loop``. It is compiled once for as long as it is the same function: another lambda
-            with the same body is another function.
+            with the same body is another function. As under ``jax.jit``, what it reads from elsewhere
+            (data, the attributes of the object of a bound method) is fixed when it is compiled: after
+            changing that give it a new function, such as ``lambda strength: train_fn(strength)``.
         strengths: a vector of m non-negative numbers. Other ones do not recompile, other lengths do.
         batch_size: how many runs at a time, where all of them need too much memory; the last batch
             is filled up with repeats, so that there is one compilation. Default: all.
@@ -40,15 +42,16 @@ def regularization_path(
         warm_start: train in the order given, each run starting from the result before it:
             ``train_fn(strength, previous)``, where ``previous`` is None in the first run. For convex
             problems, from the largest strength down.
-        devices: where to run; several share the strengths among them. Default: ``jax.local_devices()``.
+        devices: where to run, one at least; several share the strengths among them. Not with
+            ``warm_start``. Default: ``jax.local_devices()``.
 
     Returns:
         The results, with a new leading axis of length m in every leaf.
 
     Raises:
         TypeError: if ``train_fn`` is not callable, or a flag is not True or False.
-        ValueError: for strengths that are not a vector of non-negative numbers; for a ``batch_size`` of 0, or
-            together with ``warm_start``.
+        ValueError: for strengths that are not a vector of non-negative numbers; for a ``batch_size`` of 0, no
+            devices, or either together with ``warm_start``.
 
     Examples:
         >>> import jax
@@ -88,8 +91,17 @@ def regularization_path(
                 "The 'batch_size' parameter of regularization_path must be None with warm_start, which runs "
                 f"one strength at a time. Got {batch_size!r}."
             )
+        if devices is not None:
+            raise ValueError(
+                "The 'devices' parameter of regularization_path must be None with warm_start, which runs one "
+                f"strength after the other where 'train_fn' puts it. Got {devices!r}."
+            )
         return _one_by_one(train_fn, values, progress)
     places = tuple(jax.local_devices() if devices is None else devices)
+    if not places:
+        raise ValueError(
+            f"The 'devices' parameter of regularization_path must hold at least one device. Got {devices!r}."
+        )
     places = places[: len(values)]
     size = len(values) if batch_size is None else _checked_batch_size(batch_size)
     size = -(-min(size, len(values)) // len(places)) * len(places)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxreg.diagnostics import sparsity
 from jaxreg.group_kinds import Groups
+from jaxreg.masks import as_mask
 from jaxreg.tables import text_table
 from jaxreg.tree import PyTree
 from jaxreg.tuning.cross_validate import new_axes
@@ -80,6 +81,7 @@ def sparsity_curve(
         ``sparsest(score)``, the choice that it is for.
 
     Raises:
+        TypeError: if ``score_fn`` is not callable.
         ValueError: if the leading axes are not of length m, or a score is no scalar.
 
     Examples:
@@ -99,6 +101,10 @@ def sparsity_curve(
     References:
         Blalock et al., What is the state of neural network pruning?, 2020, section 5, arXiv:2003.03033
     """
+    if not callable(score_fn):
+        raise TypeError(
+            f"The 'score_fn' parameter of sparsity_curve must be a function of parameters. Got {score_fn!r}."
+        )
     values = checked_strengths(strengths, "sparsity_curve")
     for leaf in jax.tree.leaves(params):
         if jnp.shape(leaf)[:1] != values.shape:
@@ -106,7 +112,7 @@ def sparsity_curve(
                 "The 'params' parameter of sparsity_curve must have a leading axis as long as 'strengths', "
                 f"{len(values)}. Got a leaf of shape {jnp.shape(leaf)}."
             )
-    shares, scores = _measured(score_fn, groups, mask, params)
+    shares, scores = _measured(score_fn, groups, as_mask(mask), params)
     return SparsityCurve(np.asarray(values), np.asarray(shares), np.asarray(scores))
 
 

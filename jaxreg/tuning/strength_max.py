@@ -73,6 +73,10 @@ def strength_max(penalty: Penalty, grads: PyTree) -> jax.Array:
     if isinstance(inner, Constraint):
         raise ValueError(f"{inner.kind} is a constraint: it has no strength, and no largest one.")
     flat = flatten(grads)
+    if not flat.has_floating:
+        raise ValueError(
+            f"The 'grads' parameter of strength_max must hold arrays of floating numbers. Got {grads!r}."
+        )
     slopes = flat.rebuild([leaf if is_inexact(leaf) else None for leaf in flat.leaves])
     found, still = _search(at_strength_one(penalty), slopes)
     if not isinstance(found, Tracer):

@@ -4,9 +4,10 @@ from typing import Any
 
 import optax
 
+from jaxreg.arguments import check_rate
 from jaxreg.penalties import Penalty
 from jaxreg.transforms.proximal import proximal
-from jaxreg.transforms.sparsity_ramp import sparsity_ramp
+from jaxreg.transforms.sparsity_ramp import checked_ramp
 
 
 def target_sparsity(
@@ -16,7 +17,7 @@ def target_sparsity(
     *,
     begin_step: Any,
     end_step: Any,
-    every: int = 1,
+    every: Any = 1,
     method: str = "strength",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bring the share of exact zeros to a target along a cubic ramp, and keep it. LAST in a chain.
@@ -66,13 +67,13 @@ def target_sparsity(
         needed, and the ramp with ``method="projection"`` sees to the number. For a ramp in the step sizes of
         the optimizer itself give ``prox_adam`` and its siblings a :func:`jaxreg.sparsity_ramp` in place of a
         penalty. Momentum still moves what has been set to zero inside the optimizer; that is held here.
-        Biases are best left out: ``mask=jaxreg.masks.weights``.
+        Biases are best left out: ``mask=jaxreg.masks.weights``. For ``optax.inject_hyperparams`` pass
+        ``static_args=("penalty",)``, to which ``method`` may be added.
 
     References:
         Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression,
         2017, arXiv:1710.01878
     """
-    ramp = sparsity_ramp(
-        penalty, target, begin_step=begin_step, end_step=end_step, every=every, method=method
-    )
+    ramp = checked_ramp(penalty, target, begin_step, end_step, every, method, "target_sparsity")
+    check_rate(learning_rate, "learning_rate", "target_sparsity")
     return proximal(ramp, learning_rate)

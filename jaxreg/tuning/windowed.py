@@ -5,12 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxreg.arguments import check_rate, check_whole_number, check_window
+from jaxreg.arguments import check_every, check_rate, check_window
 from jaxreg.transforms.new_parameters import rate_at
 
 
 def windowed(
-    schedule: Any, *, begin_step: Any = 0, end_step: Any = None, every: int = 1
+    schedule: Any, *, begin_step: Any = 0, end_step: Any = None, every: Any = 1
 ) -> Callable[[Any], Any]:
     r"""Switch a number or a schedule on at some steps only, and to 0 at the others.
 
@@ -25,7 +25,8 @@ def windowed(
         schedule: s, a non-negative number or an optax schedule, which is given k itself.
         begin_step: b, the first step that counts, a non-negative whole number, which may be traced.
         end_step: e, the first step that counts no longer, larger than ``begin_step``; None for never.
-        every: only each so-manieth step counts, from ``begin_step`` on.
+        every: only each so-manieth step counts, from ``begin_step`` on; a positive whole number,
+            which may be traced.
 
     Returns:
         A schedule, for :func:`jaxreg.scheduled`, for ``strength_schedule`` of :func:`jaxreg.proximal`, or for
@@ -46,9 +47,7 @@ def windowed(
     """
     check_rate(schedule, "schedule", "windowed")
     check_window(begin_step, end_step, "windowed")
-    check_whole_number(every, "every", "windowed")
-    if every == 0:
-        raise ValueError("The 'every' parameter of windowed must be at least 1. Got 0.")
+    check_every(every, "windowed")
 
     def value(count: Any) -> Any:
         past = count - begin_step

@@ -34,11 +34,11 @@ def squares(w):
 def test_errors_are_those_of_scikit_learn_on_the_same_folds():
     x, y = diabetes()
     shuffled = np.random.default_rng(3).integers(0, 4, size=len(y))
-    for folds, cv in (
-        (5, model_selection.KFold(5)),
-        (shuffled, model_selection.PredefinedSplit(shuffled)),
+    for folds, n_samples, cv in (
+        (5, len(y), model_selection.KFold(5)),
+        (shuffled, None, model_selection.PredefinedSplit(shuffled)),
     ):
-        found = jaxreg.cross_validate(train, squares, STRENGTHS, folds, n_samples=len(y))
+        found = jaxreg.cross_validate(train, squares, STRENGTHS, folds, n_samples=n_samples)
         model = linear_model.LassoCV(
             alphas=STRENGTHS, cv=cv, fit_intercept=False, tol=1e-9, max_iter=100_000
         ).fit(x, y)
@@ -87,6 +87,15 @@ def test_it_is_compiled_once():
     assert len(traces) == 1
 
 
+def test_runs_that_diverged_are_not_chosen():
+    bad = np.array([[np.nan, 1.0], [3.0, 5.0], [4.0, 4.5], [np.inf, 1.0], [9.0, 9.0]])
+    found = jaxreg.CrossValidation(np.array([5.0, 1.0, 2.0, 4.0, 3.0]), bad)
+    assert found.best == 1.0
+    assert found.one_standard_error == 2.0
+    with pytest.raises(ValueError, match="No strength has a finite error on all folds"):
+        _ = jaxreg.CrossValidation(np.array([1.0]), np.array([[np.nan, 1.0]])).one_standard_error
+
+
 def test_drawing_marks_both_choices():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
@@ -103,8 +112,14 @@ def test_drawing_marks_both_choices():
     [
         ({"folds": 1}, ValueError, "must be from 2 to 'n_samples'. Got folds=1 and n_samples=6"),
         ({"folds": 7}, ValueError, "Got folds=7"),
-        ({"folds": np.ones(6, int)}, ValueError, "must have 2 folds at least. Got 1"),
-        ({"folds": np.ones(6)}, ValueError, "a number or a vector of whole numbers"),
+        ({"folds": np.arange(6)}, ValueError, "'n_samples' parameter .* must be None where 'folds' says"),
+        (
+            {"folds": np.arange(6), "n_samples": None, "seed": 1},
+            ValueError,
+            "'seed' parameter .* must be None",
+        ),
+        ({"folds": np.ones(6, int), "n_samples": None}, ValueError, "must have 2 folds at least. Got 1"),
+        ({"folds": np.ones(6), "n_samples": None}, ValueError, "a number or a vector of whole numbers"),
         (
             {"n_samples": None},
             TypeError,

@@ -1,5 +1,6 @@
 """Paths against scikit-learn and skglm; one program, in batches, over devices, one after the other."""
 
+import re
 import sys
 
 import chex
@@ -14,6 +15,7 @@ from sklearn import linear_model
 
 import jaxreg
 from jaxreg import groups
+from jaxreg.tuning.regularization_path import _mapped
 
 x64 = pytest.mark.usefixtures("x64")
 
@@ -120,8 +122,12 @@ def test_no_device_waits_for_another():
     def halvings(strength):
         return jax.lax.while_loop(lambda c: c[0] > 1, lambda c: (c[0] / 2, c[1] + 1), (strength, 0))[1]
 
-    strengths = 2.0 ** jnp.arange(8)
+    strengths, devices = 2.0 ** jnp.arange(8), tuple(jax.devices())
+    assert len(devices) == 8
     np.testing.assert_array_equal(jaxreg.regularization_path(halvings, strengths), np.arange(8))
+    program = _mapped.lower(halvings, devices, strengths).compile().as_text()
+    assert "while(" in program
+    assert not re.findall(r"all-\w+|collective-\w+|reduce-scatter", program)
 
 
 def test_a_warm_start_passes_the_result_before_on():
@@ -162,6 +168,12 @@ def test_progress_without_tqdm_names_the_extra(monkeypatch):
         ({"batch_size": 0}, ValueError, "'batch_size' parameter of regularization_path must be at least 1"),
         ({"batch_size": 2.5}, TypeError, "'batch_size' parameter .* must be a non-negative whole number"),
         ({"batch_size": 2, "warm_start": True}, ValueError, "must be None with warm_start"),
+        ({"devices": []}, ValueError, r"'devices' parameter .* must hold at least one device. Got \[\]"),
+        (
+            {"devices": jax.devices(), "warm_start": True},
+            ValueError,
+            "'devices' parameter .* must be None with warm_start",
+        ),
         ({"progress": 1}, TypeError, "'progress' parameter of regularization_path must be True or False"),
         ({"warm_start": np.zeros(2)}, TypeError, "'warm_start' parameter .* must be True or False"),
         ({"train_fn": 3}, TypeError, "must be a function of a strength. Got 3"),

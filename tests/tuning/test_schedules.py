@@ -101,6 +101,24 @@ def test_a_bad_share_or_end_of_dense_sparse_dense_is_named():
         jaxreg.dense_sparse_dense(optax.sgd(0.1), 1.0, begin_step=0, end_step=1)
     with pytest.raises(ValueError, match="'end_step' parameter of dense_sparse_dense must be larger"):
         jaxreg.dense_sparse_dense(optax.sgd(0.1), 0.5, begin_step=3, end_step=3)
+    with pytest.raises(TypeError, match=r"'optimizer' parameter of dense_sparse_dense must be .* Got 0\.1"):
+        jaxreg.dense_sparse_dense(0.1, 0.5, begin_step=3, end_step=4)
+
+
+def test_the_start_at_a_step_in_optax_is_that_of_windowed():
+    counts = np.arange(6)
+    plain = optax.linear_schedule(0.0, 1.0, 1, transition_begin=3 - 1)
+    window = jaxreg.windowed(1.0, begin_step=3)
+    np.testing.assert_array_equal([plain(k) for k in counts], [window(k) for k in counts])
+
+
+def test_the_frequency_of_a_window_may_be_traced():
+    @jax.jit
+    def values_at(every):
+        return jax.vmap(jaxreg.windowed(1.0, begin_step=1, every=every))(jnp.arange(6))
+
+    np.testing.assert_array_equal(values_at(2), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(values_at(3), [0, 1, 0, 0, 1, 0])
 
 
 # Debiasing

@@ -26,6 +26,19 @@ def test_each_run_has_its_share_of_zeros_and_its_score():
     np.testing.assert_allclose(columns.sparsity, [0.0, 0.5, 1.0])
 
 
+def test_a_mask_may_be_a_tree():
+    tree = {"kernel": True, "bias": False}
+    curve = jaxreg.sparsity_curve([0.1, 1.0, 10.0], PARAMS, largest, mask=tree)
+    np.testing.assert_allclose(curve.sparsity, [0.25, 0.5, 1.0])
+
+
+def test_a_score_that_is_no_function_is_named():
+    with pytest.raises(
+        TypeError, match=r"'score_fn' parameter of sparsity_curve must be a function.* Got 0\.5"
+    ):
+        jaxreg.sparsity_curve([0.1, 1.0, 10.0], PARAMS, 0.5)
+
+
 def test_the_sparsest_that_is_good_enough():
     curve = jaxreg.SparsityCurve(
         np.arange(4.0), np.array([0.0, 0.9, 0.5, 0.7]), np.array([1.0, 0.2, 0.9, 0.85])

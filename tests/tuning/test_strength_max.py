@@ -198,6 +198,8 @@ def test_where_there_is_none() -> None:
         jaxreg.strength_max(jaxreg.l1(1.0), grads.at[0, 0].set(jnp.nan))
     with pytest.raises(TypeError, match=r"'penalty' parameter of strength_max must be a penalty\. Got 0\.1"):
         jaxreg.strength_max(0.1, grads)
+    with pytest.raises(ValueError, match=r"'grads' parameter of strength_max must hold arrays .* Got None"):
+        jaxreg.strength_max(jaxreg.l1(1.0), None)
     with pytest.raises(ValueError, match="selects no leaf"):
         jaxreg.strength_max(jaxreg.l1(1.0, mask=masks.min_ndim(3)), grads)
 
