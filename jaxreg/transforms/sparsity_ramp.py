@@ -47,17 +47,20 @@ class SparsityRamp(PenaltySchedule):
 
     def prox_at(self, count: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         share = self.share_after(count + 1)
-        points, steps = self._squares_taken_out(flat, points, steps)
+        points, steps = self._squares_taken_out(count, flat, points, steps)
         if self.method == "projection":
             return self._projected(share, flat, points, steps), self.first_strength()
         return self._shrunk(share, flat, points, steps)
 
-    def _squares_taken_out(self, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Leaves]:
+    def _squares_taken_out(
+        self, count: Any, flat: FlatTree, points: Leaves, steps: Leaves
+    ) -> tuple[Leaves, Leaves]:
         """Points and steps after the parts ``c/2 |w|^2``, as a sum of penalties takes them out."""
         points, steps = dict(points), dict(steps)
+        begun = count >= jnp.asarray(self.begin_step)
         for index, curvature in self.penalty.curvature_of(flat).items():
             if index in points:
-                room = 1 + steps[index] * curvature
+                room = 1 + jnp.where(begun, steps[index] * curvature, 0.0)
                 points[index], steps[index] = points[index] / room, steps[index] / room
         return points, steps
 
@@ -216,8 +219,8 @@ def sparsity_ramp(
         penalty: what becomes zero: its kind, groups and mask. Its own strength does not matter where it
             is one number; with one per leaf, they weigh the leaves against each other (not under
             projection, which compares norms and knows neither them nor ``size_weights``). Its squares, an
-            l2 in a sum or the elastic net's, act at their own strength in every step, before and after
-            the ramp too.
+            l2 in a sum or the elastic net's, act at their own strength from ``begin_step`` on, after the
+            ramp too.
         target: s, the share of zeros to reach, a number in [0, 1), which may be traced.
         begin_step: b, how many updates to leave alone, a non-negative whole number, which may be traced.
         end_step: e, after how many updates the target is reached, larger than ``begin_step``.

