@@ -25,3 +25,10 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_the_programs_of_other_files() -> Iterator[None]:
+    """What is compiled stays in memory, gigabytes of it by the end of the suite."""
+    yield
+    jax.clear_caches()
