@@ -15,7 +15,7 @@ from jaxreg.penalties.composition import Sum
 from jaxreg.penalties.elastic_net import ElasticNet
 from jaxreg.penalties.huber import Huber
 from jaxreg.penalties.selection import Units, largest, units_of
-from jaxreg.penalties.top_k import TopK
+from jaxreg.penalties.steps import one_step
 from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.transforms.strength_one import at_strength_one
 from jaxreg.tree import FlatTree, is_container, upcast
@@ -33,6 +33,7 @@ class SparsityRamp(PenaltySchedule):
     end_step: Any
     every: Any
     method: str
+    max_zero_share: Any
 
     def first_strength(self) -> Any:
         return jnp.zeros([], jnp.float32)
@@ -66,13 +67,19 @@ class SparsityRamp(PenaltySchedule):
 
     def _projected(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> Leaves:
         zeroed = zeroed_by(self.penalty)
-        groups = getattr(zeroed, "groups", None)
-        units = _present(units_of(flat, zeroed.mask.indices(flat), groups), points)
+        units = _present(units_of(flat, zeroed.mask.indices(flat), getattr(zeroed, "groups", None)), points)
         total = sum(its.number for its in units)
         if not total:
             return points
-        kept = np.uint32(total) - _wanted(share, total)
-        return TopK(zeroed.mask, kept, "global", groups).prox_of(flat, points, steps)
+        equal = one_step([steps[index] for its in units for index in its.indices])
+        costs = [jnp.abs(its.scores(its.pick(points), None if equal else its.pick(steps))) for its in units]
+        kept, _ = self._living(units, costs, share, np.uint32(total) - _wanted(share, total))
+        out = dict(points)
+        for its, keep in zip(units, kept, strict=True):
+            for index, stays in zip(its.indices, its.spread(keep), strict=True):
+                x = points[index]
+                out[index] = jnp.where(stays | jnp.isnan(x) | (steps[index] == 0), x, 0.0)
+        return out
 
     def _shrunk(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         penalty = at_strength_one(zeroed_by(self.penalty))
@@ -90,32 +97,76 @@ class SparsityRamp(PenaltySchedule):
         zeros = jnp.sum(jnp.stack(counts), dtype=jnp.uint32)
         clearance = _clearance([flat.leaves[index] for units in found for index in units.indices])
 
-        def search() -> tuple[list[Any], Any]:
+        def search() -> tuple[list[Any], list[Any], Any]:
             factors = [factor for _, factor in penalty.vanishing_of(flat, points, steps)]
-            budget = np.uint32(total) - wanted
-            kept = largest(_zeros_first(factors, alive), budget[None], apart=False)
+            kept, spared = self._living(found, _zeros_first(factors, alive), share, np.uint32(total) - wanted)
             # What has step 0, or is reached by a strength of 0, cannot vanish.
             gone = [~keep & jnp.isfinite(factor) for keep, factor in zip(kept, factors, strict=True)]
             # Where units tie, and only some of them are wanted, the strength that makes those zero would
             # take all of them along: then it is the next lower one.
-            bound = (1 - clearance) * _lowest(factors, kept)
+            others = [keep & ~spare for keep, spare in zip(kept, spared, strict=True)]
+            bound = (1 - clearance) * _lowest(factors, others)
             strengths = [
                 jnp.max(jnp.where(dead & was & (factor <= bound), factor, 0.0), initial=0.0)
                 for dead, was, factor in zip(gone, alive, factors, strict=True)
             ]
-            return gone, jnp.max(jnp.stack(strengths)).astype(jnp.float32)
+            living = [was & ~dead for was, dead in zip(alive, gone, strict=True)]
+            moves = {index: points[index] - old[index] for index in points}
+            pushes = [factor for _, factor in penalty.vanishing_of(flat, moves, steps)]
+            strength = jnp.minimum(jnp.max(jnp.stack(strengths)), _mean(pushes, living))
+            # A leaf that has to be spared any unit is spared all that it needs: see jaxreg.protected.
+            unshrunk = [
+                spare & jnp.any(spare & ((1 - clearance) * factor <= strength))
+                for spare, factor in zip(spared, factors, strict=True)
+            ]
+            return gone, unshrunk, strength.astype(jnp.float32)
 
-        def hold() -> tuple[list[Any], Any]:
-            return [~was & (wanted > 0) for was in alive], jnp.zeros([], jnp.float32)
+        def hold() -> tuple[list[Any], list[Any], Any]:
+            held = [~was & (wanted > 0) for was in alive]
+            return held, [was & ~was for was in alive], jnp.zeros([], jnp.float32)
 
         # Before the ramp and after it there is nothing to look for.
-        gone, strength = lax.cond((wanted == 0) | (zeros == wanted), hold, search)
+        gone, unshrunk, strength = lax.cond((wanted == 0) | (zeros == wanted), hold, search)
         own = {index: points[index] for units in found for index in units.indices}
         out = points | penalty.scale(strength).prox_of(flat, own, steps)
-        for units, dead in zip(found, gone, strict=True):
-            for index, zero in zip(units.indices, units.spread(dead), strict=True):
-                out[index] = jnp.where(zero, 0.0, out[index])
+        for units, dead, same in zip(found, gone, unshrunk, strict=True):
+            pairs = zip(units.spread(dead), units.spread(same), strict=True)
+            for index, (zero, stays) in zip(units.indices, pairs, strict=True):
+                out[index] = jnp.where(zero, 0.0, jnp.where(stays, points[index], out[index]))
         return out, strength
+
+    def _living(
+        self, units: list[Units], ranks: list[Any], share: Any, number: Any
+    ) -> tuple[list[Any], list[Any]]:
+        """Marks on the units that live, the highest in rank; and on those that their leaf needs.
+
+        Needed are the highest of a leaf that would otherwise keep too few.
+        """
+        kept = largest(ranks, number[None], apart=False)
+        least = self._least(units, share, number)
+        counts = [
+            jnp.sum(keep & (rank > 0), dtype=jnp.uint32) for keep, rank in zip(kept, ranks, strict=True)
+        ]
+
+        def spare() -> tuple[list[Any], list[Any]]:
+            highest = largest(ranks, least, apart=True)
+            needed = [mark & (rank > 0) for mark, rank in zip(highest, ranks, strict=True)]
+            first = [jnp.where(mark, jnp.inf, rank) for mark, rank in zip(needed, ranks, strict=True)]
+            return largest(first, number[None], apart=False), needed
+
+        def leave() -> tuple[list[Any], list[Any]]:
+            return kept, [keep & ~keep for keep in kept]
+
+        return lax.cond(jnp.any(jnp.stack(counts) < least), spare, leave)
+
+    def _least(self, units: list[Units], share: Any, number: Any) -> Any:
+        """How many units each leaf is to keep."""
+        sizes = np.array([its.number for its in units], np.float32)
+        part = 0.5 if self.max_zero_share is None else (1 - self.max_zero_share) / (1 - self.target)
+        least = jnp.floor(part * (1 - share) * sizes).astype(jnp.uint32)
+        # A leaf of several units keeps one as long as there are enough for all leaves.
+        one = jnp.maximum(least, np.uint32(sizes > 1))
+        return jnp.where((part > 0) & (jnp.sum(one, dtype=jnp.uint32) <= number), one, least)
 
 
 def _wanted(share: Any, total: int) -> Any:
@@ -154,6 +205,15 @@ def _lowest(factors: list[Any], among: list[Any]) -> Any:
         for factor, mark in zip(factors, among, strict=True)
     ]
     return jnp.min(jnp.stack(smallest))
+
+
+def _mean(factors: list[Any], among: list[Any]) -> Any:
+    """The mean of the marked factors that are finite; 0 where there is none."""
+    marks = [mark & jnp.isfinite(factor) for mark, factor in zip(among, factors, strict=True)]
+    sums = [jnp.sum(jnp.where(mark, factor, 0.0)) for mark, factor in zip(marks, factors, strict=True)]
+    counts = [jnp.sum(mark, dtype=jnp.uint32) for mark in marks]
+    number = jnp.sum(jnp.stack(counts), dtype=jnp.uint32)
+    return jnp.sum(jnp.stack(sums)) / jnp.maximum(number, 1)
 
 
 def _clearance(leaves: list[Any]) -> float:
@@ -201,6 +261,7 @@ def sparsity_ramp(
     end_step: Any,
     every: Any = 1,
     method: str = "strength",
+    max_zero_share: Any = None,
 ) -> PenaltySchedule:
     r"""Ask for a share of exact zeros in place of a strength, as the penalty of any proximal optimizer.
 
@@ -212,8 +273,11 @@ def sparsity_ramp(
     of the penalty's mask together.
 
     ``method="strength"``: in each step the penalty's prox is taken at the smallest strength at which that
-    many units are zero, those included that were zero before and are held. ``method="projection"``: the
-    smallest units are set to zero, as by :func:`jaxreg.top_k`, and nothing is shrunk.
+    many units are zero, those included that were zero before and are held; but at none larger than the
+    living units withstand on average, that is the mean of the strengths that would cancel their updates.
+    Where that is not enough, those that the smallest strength would have taken are set to zero.
+    ``method="projection"``: the smallest units are set to zero, as by :func:`jaxreg.top_k`, and nothing
+    is shrunk.
 
     Args:
         penalty: what becomes zero: its kind, groups and mask. Its own strength does not matter where it
@@ -227,6 +291,12 @@ def sparsity_ramp(
         every: raise the share at every so many updates only (Distiller's and jaxpruner's frequency), a
             positive whole number, which may be traced.
         method: ``"strength"`` or ``"projection"``. Static.
+        max_zero_share: the largest share of the units of a single leaf (of joined leaves, where groups join
+            them) to be zero at the end, a number from ``target`` to 1, which may be traced; on the way there
+            the share left to a leaf falls as the one left to all. Default: half-way from ``target`` to 1,
+            so that no leaf keeps less than half of what it would keep if all were treated alike. Below 1
+            one unit lives in each leaf of several, as long as the target leaves enough. 1: no leaf is
+            protected.
 
     Returns:
         What stands for a penalty in :func:`jaxreg.proximal`, :func:`jaxreg.proximal_optimizer` and the
@@ -237,7 +307,7 @@ def sparsity_ramp(
     Raises:
         TypeError, ValueError: for bad arguments, among them a penalty that makes no zeros, such as l2, or
             none of which a given number can be had, such as total_variation; one strength per leaf under
-            projection.
+            projection; a ``max_zero_share`` below the target.
 
     Examples:
         Three of four weights, by Adam's own step sizes:
@@ -262,9 +332,13 @@ def sparsity_ramp(
         live: the share is never exceeded. A learning rate of 0 moves nothing, and so makes no zeros: let the
         ramp end before the rate does.
 
-        What a penalty on elements takes from each leaf is decided by one strength for all; a layer may be
-        emptied. Keep small layers, the first and the last out of the mask, or give them a smaller
-        strength. With l0, which does not shrink what stays, ``"strength"`` is a projection too.
+        What is taken from each leaf is decided by one strength for all, within ``max_zero_share``: behind
+        an optimizer whose steps do not depend on how much a unit matters, as Adam's, small layers would
+        be emptied first. Where the share binds, the units that a leaf needs are not shrunk in that step. With
+        l0, which does not shrink what stays, ``"strength"`` is a projection too.
+
+        The bound on the strength matters where units are few and large, as groups are: the strength that
+        takes the next one at once outweighs the loss, and would shrink all others by as much.
 
         In derivatives through training the choice of the units and the threshold are constants: those with
         respect to a learning rate or the penalty's strength leave out how these move the threshold.
@@ -273,11 +347,18 @@ def sparsity_ramp(
         Ramp: Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model
         compression, 2017, equation 1, arXiv:1710.01878
     """
-    return checked_ramp(penalty, target, begin_step, end_step, every, method, "sparsity_ramp")
+    return checked_ramp(penalty, target, begin_step, end_step, every, method, max_zero_share, "sparsity_ramp")
 
 
 def checked_ramp(
-    penalty: Any, target: Any, begin_step: Any, end_step: Any, every: Any, method: Any, owner: str
+    penalty: Any,
+    target: Any,
+    begin_step: Any,
+    end_step: Any,
+    every: Any,
+    method: Any,
+    max_zero_share: Any,
+    owner: str,
 ) -> SparsityRamp:
     """The ramp, its arguments checked in the name of the function that was given them."""
     if not isinstance(penalty, Penalty):
@@ -293,10 +374,18 @@ def checked_ramp(
         raise ValueError(
             f"The 'method' parameter of {owner} must be 'strength' or 'projection'. Got {method!r}."
         )
+    if max_zero_share is not None:
+        check_number(max_zero_share, "max_zero_share", owner, high=1.0)
+        known = not isinstance(max_zero_share, Tracer) and not isinstance(target, Tracer)
+        if known and max_zero_share < target:
+            raise ValueError(
+                f"The 'max_zero_share' parameter of {owner} must not be below its target. "
+                f"Got {max_zero_share!r} with target={target!r}."
+            )
     zeroed = zeroed_by(penalty, owner)
     if method == "projection" and is_container(zeroed.strength):
         raise ValueError(
             f"The 'penalty' parameter of {owner} must have one strength with method='projection', which "
             f"compares sizes, not strengths. Got one per leaf: {zeroed.strength!r}."
         )
-    return SparsityRamp(penalty, target, begin_step, end_step, every, method)
+    return SparsityRamp(penalty, target, begin_step, end_step, every, method, max_zero_share)

@@ -19,12 +19,13 @@ def target_sparsity(
     end_step: Any,
     every: Any = 1,
     method: str = "strength",
+    max_zero_share: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bring the share of exact zeros to a target along a cubic ramp, and keep it. LAST in a chain.
 
     .. math::
         w \leftarrow \mathrm{prox}_{\eta_k \lambda_k R}(w + u), \qquad
-        \lambda_k: \text{the smallest at which a share } s_k \text{ is zero}
+        \lambda_k: \text{the smallest at which a share } s_k \text{ is zero, or what updates withstand}
 
     with :math:`s_k` rising from 0 after ``begin_step`` updates to the target after ``end_step``:
     :func:`jaxreg.proximal` of a :func:`jaxreg.sparsity_ramp`; read there on the ramp and the two methods.
@@ -40,6 +41,8 @@ def target_sparsity(
         every: raise the share at every so many updates only.
         method: ``"strength"``: shrink by a strength that is found anew in each step; ``"projection"``: set
             the smallest to zero and shrink nothing. Static.
+        max_zero_share: the largest share of a single leaf's units to be zero at the end, from ``target`` to
+            1; default: half-way between the two.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; its state is a count of updates and the last strength.
@@ -74,6 +77,8 @@ def target_sparsity(
         Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression,
         2017, arXiv:1710.01878
     """
-    ramp = checked_ramp(penalty, target, begin_step, end_step, every, method, "target_sparsity")
+    ramp = checked_ramp(
+        penalty, target, begin_step, end_step, every, method, max_zero_share, "target_sparsity"
+    )
     check_rate(learning_rate, "learning_rate", "target_sparsity")
     return proximal(ramp, learning_rate)

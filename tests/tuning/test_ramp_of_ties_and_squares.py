@@ -62,9 +62,10 @@ def test_constant_leaves_are_on_the_ramp_and_live(make, penalty, dtype):
 
 def test_one_of_those_that_tie_lives_and_the_strength_is_that_below_the_tie():
     @jax.jit
-    def run(params, target):
+    def run(point, target):
         link = jaxreg.target_sparsity(jaxreg.l1(1.0), 0.5, target, begin_step=0, end_step=1)
-        return apply(link)(jnp.zeros_like(params), link.init(params), params)
+        params = point - 0.5  # an update that withstands a strength of 1
+        return apply(link)(jnp.full_like(params, 0.5), link.init(params), params)
 
     new, state = run(jnp.ones(5), 0.999)
     np.testing.assert_array_equal(new, [1.0, 0.0, 0.0, 0.0, 0.0])

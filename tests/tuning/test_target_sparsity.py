@@ -107,27 +107,37 @@ def test_the_share_of_zeros_is_the_ramps(name, penalty, method):
             np.testing.assert_allclose(found, expected, atol=0.6)  # a half is rounded either way
 
 
-def test_the_strength_is_the_smallest_that_makes_so_many_zeros():
+def first_step_of_adam(share):
     params, [grads] = network(1), [network(2)]
-    optimizer = jaxreg.prox_adam(0.1, jaxreg.sparsity_ramp(L1, 0.5, begin_step=0, end_step=1))
+    optimizer = jaxreg.prox_adam(0.1, jaxreg.sparsity_ramp(L1, share, begin_step=0, end_step=1))
     new, state = jax.jit(apply(optimizer))(grads, optimizer.init(params), params)
     # Adam's first step is the sign of the gradient, and its step size the rate over |g|.
+    pushes = np.concatenate([np.abs(grads[n]["kernel"]).ravel() for n in params])
     sizes = np.concatenate(
-        [
-            (
-                np.abs(params[n]["kernel"] - 0.1 * np.sign(grads[n]["kernel"]))
-                * np.abs(grads[n]["kernel"])
-                / 0.1
-            ).ravel()
-            for n in params
-        ]
+        [np.abs(params[n]["kernel"] - 0.1 * np.sign(grads[n]["kernel"])).ravel() for n in params]
     )
-    strength = np.sort(sizes)[round(0.5 * sizes.size) - 1]
-    np.testing.assert_allclose(state.strength, strength, rtol=1e-4)
-    plain = jaxreg.prox_adam(0.1, jaxreg.l1(float(state.strength) * 1.0001, mask=ON))
+    return params, grads, new, state.strength, sizes * pushes / 0.1, pushes
+
+
+def test_the_strength_is_the_smallest_that_makes_so_many_zeros():
+    params, grads, new, strength, sizes, _ = first_step_of_adam(0.2)
+    np.testing.assert_allclose(strength, np.sort(sizes)[round(0.2 * sizes.size) - 1], rtol=1e-4)
+    plain = jaxreg.prox_adam(0.1, jaxreg.l1(float(strength) * 1.0001, mask=ON))
     expected, _ = jax.jit(apply(plain))(grads, plain.init(params), params)
     chex.assert_trees_all_close(new, expected, rtol=1e-2, atol=2e-3)
     chex.assert_trees_all_equal(new["first"]["bias"], expected["first"]["bias"])
+
+
+def test_it_is_at_most_what_cancels_the_updates_of_the_living_on_average():
+    params, grads, new, strength, sizes, pushes = first_step_of_adam(0.5)
+    lives = sizes > np.sort(sizes)[round(0.5 * sizes.size) - 1]
+    np.testing.assert_allclose(strength, pushes[lives].mean(), rtol=1e-4)
+    kernels = np.concatenate([np.asarray(new[name]["kernel"]).ravel() for name in params])
+    np.testing.assert_array_equal(kernels != 0, lives)
+    plain = jaxreg.prox_adam(0.1, jaxreg.l1(float(strength), mask=ON))
+    expected, _ = jax.jit(apply(plain))(grads, plain.init(params), params)
+    shrunk = np.concatenate([np.asarray(expected[name]["kernel"]).ravel() for name in params])
+    np.testing.assert_allclose(kernels[lives], shrunk[lives], rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["strength", "projection"])
@@ -157,7 +167,7 @@ def test_when_the_ramp_has_ended_the_living_are_refitted():
         params, state = jaxreg.step(optimizer, params - wanted, state, params)
         return (params, state), state.strength
 
-    (params, _), strengths = jax.lax.scan(body, (wanted, optimizer.init(wanted)), length=120)
+    (params, _), strengths = jax.lax.scan(body, (wanted / 2, optimizer.init(wanted)), length=120)
     np.testing.assert_allclose(params, jnp.where(jnp.abs(wanted) > 1, wanted, 0.0), atol=1e-4)
     assert np.any(strengths[5:20] > 0)
     assert not np.any(strengths[20:])
@@ -316,6 +326,11 @@ BAD = [
         "'begin_step' parameter of target_sparsity must be a non-negative whole number. Got -1.",
     ),
     ({"every": 0}, "'every' parameter of target_sparsity must be at least 1. Got 0."),
+    (
+        {"max_zero_share": 0.4},
+        "'max_zero_share' parameter of target_sparsity must not be below its target. Got 0.4 with target=0.5",
+    ),
+    ({"max_zero_share": 1.5}, "'max_zero_share' parameter of target_sparsity must be a number in [0, 1]."),
     ({"method": "magic"}, "must be 'strength' or 'projection'. Got 'magic'."),
     (
         {"penalty": jaxreg.protected(L1, max_zero_share=0.5)},
