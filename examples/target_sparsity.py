@@ -8,6 +8,7 @@ in all runs; nothing is tuned for a target, a model or an optimizer.
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -61,6 +62,7 @@ MODELS = {"mlp": MLP(), "cnn": CNN(), "transformer": Transformer()}
 OPTIMIZERS = ("sgd", "adam", "prox_sgd", "prox_adam")
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
 GROUP_TARGETS = (0.3, 0.5, 0.7)
+SEEDS = 3
 
 
 class Run(NamedTuple):
@@ -71,12 +73,10 @@ class Run(NamedTuple):
 
 
 class Trainer:
-    """Trains one model with one optimizer; the target is an argument of the one compiled step."""
+    """Trains one model with one optimizer, for many targets and seeds at once."""
 
-    def __init__(
-        self, images: Images, model: str, optimizer: str, method: str, grouped: bool, epochs: int, seed: int
-    ):
-        self.images, self.model, self.seed, self.epochs = images, MODELS[model], seed, epochs
+    def __init__(self, images: Images, model: str, optimizer: str, method: str, grouped: bool, epochs: int):
+        self.images, self.model, self.epochs = images, MODELS[model], epochs
         self.optimizer, self.method = optimizer, method
         self.groups = jaxreg.groups.outputs() if grouped else None
         # Units of hidden layers: the classes are not for removal.
@@ -84,9 +84,6 @@ class Trainer:
         self.per_epoch = len(images.x_train) // BATCH
         total = epochs * self.per_epoch
         self.begin, self.end = total // 10, 6 * total // 10  # then time to recover
-        self.step = jax.jit(self._step, donate_argnums=(0, 1))
-        self.share = jax.jit(lambda params: jaxreg.sparsity(params, self.groups, mask=self.mask))
-        self.correct = jax.jit(lambda params, x, y: jnp.mean(self.logits(params, x).argmax(-1) == y))
 
     def logits(self, params: Any, x: jax.Array) -> jax.Array:
         return self.model.apply({"params": params}, x)
@@ -105,36 +102,61 @@ class Trainer:
         plain = optax.sgd(rate, momentum=0.9) if is_sgd else optax.adam(rate)
         return optax.chain(plain, jaxreg.target_sparsity(penalty, rate, target, **ramp))
 
-    def _step(self, params: Any, state: Any, target: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
+    def start(self, seed: int) -> Any:
+        return self.model.init(jax.random.key(seed), self.images.x_train[:1])["params"]
+
+    def step(self, params: Any, state: Any, target: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
             return optax.softmax_cross_entropy_with_integer_labels(self.logits(params, x), y).mean()
 
         return jaxreg.step(self.make(target), jax.grad(loss)(params), state, params)
 
-    def fit(self, target: float) -> Run:
-        params = self.model.init(jax.random.key(self.seed), self.images.x_train[:1])["params"]
-        state = self.make(target).init(params)
-        order = np.random.default_rng(self.seed)  # every run sees the same batches
-        steps, zeros, count = [], [], 0
+    def share(self, params: Any) -> jax.Array:
+        return jaxreg.sparsity(params, self.groups, mask=self.mask)
+
+    def correct(self, params: Any) -> jax.Array:
+        return jnp.mean(self.logits(params, self.images.x_test).argmax(-1) == self.images.y_test)
+
+    def fit(self, targets: Sequence[float], seeds: Sequence[int]) -> list[list[Run]]:
+        """One run for each seed (outer list) and target."""
+        lanes = [(target, seed) for seed in seeds for target in targets]
+        asked = jnp.array([target for target, _ in lanes], jnp.float32)
+        starts = {seed: self.start(seed) for seed in seeds}
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(starts[seed] for _, seed in lanes))
+        state = jax.vmap(lambda params, target: self.make(target).init(params))(params, asked)
+        step = jax.jit(jax.vmap(self.step), donate_argnums=(0, 1))
+        share = jax.jit(jax.vmap(self.share))
+        steps, zeros = [], []
+        last = self.epochs * self.per_epoch
+        for count, batch in enumerate(tqdm.tqdm(self.batches(seeds), total=last, leave=False), start=1):
+            rows = np.stack([batch[seed] for _, seed in lanes])
+            x, y = self.images.x_train[rows], self.images.y_train[rows]
+            params, state = step(params, state, asked, x, y)
+            if count % max(1, self.per_epoch // 2) == 0 or count == last:
+                steps.append(count)
+                zeros.append(np.asarray(share(params)))
+        accuracies = np.asarray(jax.jit(jax.vmap(self.correct))(params))
+        units = self.units(starts[seeds[0]])
+        made = [
+            Run(np.array(steps), np.array(shares), float(accuracy), units)
+            for shares, accuracy in zip(np.transpose(zeros), accuracies, strict=True)
+        ]
+        return [made[i : i + len(targets)] for i in range(0, len(made), len(targets))]
+
+    def batches(self, seeds: Sequence[int]) -> Iterator[dict[int, np.ndarray]]:
+        """For each seed the rows of a batch, the same for every target."""
+        orders = {seed: np.random.default_rng(seed) for seed in seeds}
         for _ in range(self.epochs):
-            shuffled = order.permutation(len(self.images.x_train))
+            shuffled = {seed: order.permutation(len(self.images.x_train)) for seed, order in orders.items()}
             for start in range(0, self.per_epoch * BATCH, BATCH):
-                batch = shuffled[start : start + BATCH]
-                x, y = self.images.x_train[batch], self.images.y_train[batch]
-                params, state = self.step(params, state, target, x, y)
-                count += 1
-                if count % max(1, self.per_epoch // 2) == 0:
-                    steps.append(count)
-                    zeros.append(self.share(params))
-        accuracy = self.correct(params, self.images.x_test, self.images.y_test)
-        zeros[-1] = self.share(params)
+                yield {seed: rows[start : start + BATCH] for seed, rows in shuffled.items()}
+
+    def units(self, params: Any) -> int:
         leaves = jaxreg.report(params, self.groups, mask=self.mask).leaves
+        if self.groups is not None:
+            return sum(leaf.groups or 0 for leaf in leaves)
         chosen = jax.tree.leaves(self.mask(params))
-        if self.groups is None:
-            units = sum(leaf.elements for leaf, counts in zip(leaves, chosen, strict=True) if counts)
-        else:
-            units = sum(leaf.groups or 0 for leaf in leaves)
-        return Run(np.array(steps), np.array(zeros), float(accuracy), units)
+        return sum(leaf.elements for leaf, counts in zip(leaves, chosen, strict=True) if counts)
 
     def ramp(self, steps: np.ndarray, target: float) -> np.ndarray:
         progress = np.clip((steps - self.begin) / (self.end - self.begin), 0, 1)
@@ -146,21 +168,22 @@ class Trainer:
         return float(np.abs(run.zeros - self.ramp(run.steps, target))[late].max())
 
 
-def measure_all(images: Images, epochs: int, seed: int) -> None:
-    """Everything that is claimed, for elements and for groups."""
+def measure_all(images: Images, epochs: int, first_seed: int) -> None:
+    """Everything that is claimed, for elements and for groups: means over seeds, and the worst of them."""
+    seeds = range(first_seed, first_seed + SEEDS)
     for grouped, targets in ((False, TARGETS), (True, GROUP_TARGETS)):
         rows = []
         cases = [(m, o, way) for m in MODELS for way in ("strength", "projection") for o in OPTIMIZERS]
         for model, optimizer, method in (progress := tqdm.tqdm(cases)):
             progress.set_description(f"{model} {optimizer} {method}")
-            trainer = Trainer(images, model, optimizer, method, grouped, epochs, seed)
-            dense = trainer.fit(0.0)
-            runs = [trainer.fit(target) for target in targets]
-            pairs = list(zip(runs, targets, strict=True))
+            trainer = Trainer(images, model, optimizer, method, grouped, epochs)
+            runs = trainer.fit((0.0, *targets), seeds)
+            pairs = [pair for of_seed in runs for pair in zip(of_seed[1:], targets, strict=True)]
             final = max(abs(run.zeros[-1] - target) * run.units for run, target in pairs)
             ramp = max(trainer.distance(run, target) for run, target in pairs)
-            row = [model, optimizer, method, f"{final:.1f} of {dense.units:,}", f"{100 * ramp:.2f}"]
-            rows.append([*row, *(f"{100 * run.accuracy:.1f}" for run in (dense, *runs))])
+            accuracy = 100 * np.mean([[run.accuracy for run in of_seed] for of_seed in runs], axis=0)
+            row = [model, optimizer, method, f"{final:.1f} of {runs[0][0].units:,}", f"{100 * ramp:.2f}"]
+            rows.append([*row, *(f"{mean:.1f}" for mean in accuracy)])
             tqdm.tqdm.write("  ".join(rows[-1]))
         headers = ["model", "optimizer", "method", "units off at the end", "points off the ramp", "dense"]
         print_table(headers + [f"{target:.0%}" for target in targets], rows)
@@ -175,17 +198,14 @@ def main(args: argparse.Namespace) -> None:
         measure_all(images, epochs, args.seed)
         return
     rows, found = [], {}
-    with tqdm.tqdm(total=1 + 2 * len(targets), unit="run") as progress:
-        for method in ("strength", "projection"):
-            trainer = Trainer(images, args.model, args.optimizer, method, args.groups, epochs, args.seed)
-            if not found:
-                found["dense"] = trainer.fit(0.0)
-                progress.update()
-            for target in targets:
-                run = found[method, target] = trainer.fit(target)
-                progress.update()
-                got, off = f"{run.zeros[-1]:.2%}", f"{100 * trainer.distance(run, target):.2f}"
-                rows.append([method, f"{target:.0%}", got, off, f"{run.accuracy:.1%}"])
+    for method in ("strength", "projection"):
+        trainer = Trainer(images, args.model, args.optimizer, method, args.groups, epochs)
+        [runs] = trainer.fit((0.0, *targets), [args.seed])
+        found["dense"] = runs[0]
+        for target, run in zip(targets, runs[1:], strict=True):
+            found[method, target] = run
+            got, off = f"{run.zeros[-1]:.2%}", f"{100 * trainer.distance(run, target):.2f}"
+            rows.append([method, f"{target:.0%}", got, off, f"{run.accuracy:.1%}"])
     rows.insert(0, ["dense", "-", f"{found['dense'].zeros[-1]:.2%}", "-", f"{found['dense'].accuracy:.1%}"])
     print_table(["method", "asked", "exactly zero", "points off the ramp", "test accuracy"], rows)
     draw(trainer, found, targets, args)
@@ -223,5 +243,7 @@ if __name__ == "__main__":
     options.add_argument("--optimizer", choices=OPTIMIZERS, default="prox_sgd")
     options.add_argument("--groups", action="store_true", help="count units of hidden layers, not weights")
     options.add_argument("--epochs", type=int, default=100)
-    options.add_argument("--all", action="store_true", help="all models, optimizers, and groups: an hour")
+    options.add_argument(
+        "--all", action="store_true", help="all models, optimizers, groups, three seeds: an hour"
+    )
     main(options.parse_args())
