@@ -8,7 +8,7 @@ in all runs; nothing is tuned for a target, a model or an optimizer.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -73,7 +73,7 @@ class Run(NamedTuple):
 
 
 class Trainer:
-    """Trains one model with one optimizer, for many targets and seeds at once."""
+    """Trains one model with one optimizer, for many targets and seeds."""
 
     def __init__(self, images: Images, model: str, optimizer: str, method: str, grouped: bool, epochs: int):
         self.images, self.model, self.epochs = images, MODELS[model], epochs
@@ -84,6 +84,11 @@ class Trainer:
         self.per_epoch = len(images.x_train) // BATCH
         total = epochs * self.per_epoch
         self.begin, self.end = total // 10, 6 * total // 10  # then time to recover
+        # XLA runs convolutions with a kernel for each lane slowly on CPUs: those one after the other.
+        self.lanes = 1 if model == "cnn" else None
+        self.step = jax.jit(jax.vmap(self.advance), donate_argnums=(0, 1))
+        self.share = jax.jit(jax.vmap(self.share_of))
+        self.correct = jax.jit(jax.vmap(self.accuracy))
 
     def logits(self, params: Any, x: jax.Array) -> jax.Array:
         return self.model.apply({"params": params}, x)
@@ -102,48 +107,50 @@ class Trainer:
         plain = optax.sgd(rate, momentum=0.9) if is_sgd else optax.adam(rate)
         return optax.chain(plain, jaxreg.target_sparsity(penalty, rate, target, **ramp))
 
-    def start(self, seed: int) -> Any:
-        return self.model.init(jax.random.key(seed), self.images.x_train[:1])["params"]
-
-    def step(self, params: Any, state: Any, target: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
+    def advance(self, params: Any, state: Any, target: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
             return optax.softmax_cross_entropy_with_integer_labels(self.logits(params, x), y).mean()
 
         return jaxreg.step(self.make(target), jax.grad(loss)(params), state, params)
 
-    def share(self, params: Any) -> jax.Array:
+    def share_of(self, params: Any) -> jax.Array:
         return jaxreg.sparsity(params, self.groups, mask=self.mask)
 
-    def correct(self, params: Any) -> jax.Array:
+    def accuracy(self, params: Any) -> jax.Array:
         return jnp.mean(self.logits(params, self.images.x_test).argmax(-1) == self.images.y_test)
 
     def fit(self, targets: Sequence[float], seeds: Sequence[int]) -> list[list[Run]]:
         """One run for each seed (outer list) and target."""
         lanes = [(target, seed) for seed in seeds for target in targets]
+        width = self.lanes or len(lanes)
+        made = [run for i in range(0, len(lanes), width) for run in self.train(lanes[i : i + width])]
+        return [made[i : i + len(targets)] for i in range(0, len(made), len(targets))]
+
+    def train(self, lanes: Sequence[tuple[float, int]]) -> list[Run]:
+        """Runs for pairs of a target and a seed, side by side."""
+        seeds = {seed for _, seed in lanes}
         asked = jnp.array([target for target, _ in lanes], jnp.float32)
-        starts = {seed: self.start(seed) for seed in seeds}
+        starts = {
+            seed: self.model.init(jax.random.key(seed), self.images.x_train[:1])["params"] for seed in seeds
+        }
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(starts[seed] for _, seed in lanes))
         state = jax.vmap(lambda params, target: self.make(target).init(params))(params, asked)
-        step = jax.jit(jax.vmap(self.step), donate_argnums=(0, 1))
-        share = jax.jit(jax.vmap(self.share))
         steps, zeros = [], []
         last = self.epochs * self.per_epoch
         for count, batch in enumerate(tqdm.tqdm(self.batches(seeds), total=last, leave=False), start=1):
             rows = np.stack([batch[seed] for _, seed in lanes])
             x, y = self.images.x_train[rows], self.images.y_train[rows]
-            params, state = step(params, state, asked, x, y)
+            params, state = self.step(params, state, asked, x, y)
             if count % max(1, self.per_epoch // 2) == 0 or count == last:
                 steps.append(count)
-                zeros.append(np.asarray(share(params)))
-        accuracies = np.asarray(jax.jit(jax.vmap(self.correct))(params))
-        units = self.units(starts[seeds[0]])
-        made = [
+                zeros.append(np.asarray(self.share(params)))
+        units = self.units(starts[lanes[0][1]])
+        return [
             Run(np.array(steps), np.array(shares), float(accuracy), units)
-            for shares, accuracy in zip(np.transpose(zeros), accuracies, strict=True)
+            for shares, accuracy in zip(np.transpose(zeros), self.correct(params), strict=True)
         ]
-        return [made[i : i + len(targets)] for i in range(0, len(made), len(targets))]
 
-    def batches(self, seeds: Sequence[int]) -> Iterator[dict[int, np.ndarray]]:
+    def batches(self, seeds: Collection[int]) -> Iterator[dict[int, np.ndarray]]:
         """For each seed the rows of a batch, the same for every target."""
         orders = {seed: np.random.default_rng(seed) for seed in seeds}
         for _ in range(self.epochs):
