@@ -1,10 +1,12 @@
 """Read the coupled structures of a model from the jaxpr of its function."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import masks, patterns
@@ -19,6 +21,7 @@ from jaxreg.structures.rules_control import walk
 from jaxreg.tree import FlatTree, PyTree, flatten, is_absent, is_variable_box
 
 _LINEN = "params/"
+_NUMBERS = (bool, int, float, complex)
 
 Ties = Sequence[Sequence[tuple[str, int]]]
 
@@ -44,7 +47,8 @@ class Trace:
     program: Program
     flat: FlatTree
     traced: tuple[int, ...]
-    """Which leaves of the parameters are arrays; they are the first inputs of the program, in this order."""
+    """Which leaves of the parameters are arrays or numbers that vary; they are the first inputs of the
+    program, in this order."""
     state: dict[int, int]
     """Leaf to the output that is its new value."""
     untrained: frozenset[int]
@@ -79,7 +83,8 @@ def trace(
             function that merges an NNX module, an Equinox module called, plain JAX. Trace it as it is
             used for inference, so that random numbers do not pin what they touch.
         params: a pytree of arrays or of ``jax.ShapeDtypeStruct``. It may hold state beside parameters,
-            such as ``batch_stats``.
+            such as ``batch_stats``. Python numbers are arrays without axes, as they are to ``jax.jit``;
+            those that the function needs to know, as a length or in a branch, may not change later.
         *example_inputs: what else the function takes, arrays or ``jax.ShapeDtypeStruct``.
         state_outputs: for a function that also returns new values of leaves of ``params``: a function
             from its output to a pytree of those values, whose paths are those of the leaves,
@@ -130,11 +135,48 @@ def trace(
     return graph_of(retrace(recipe, params), recipe)
 
 
-def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Trace:
-    """The program of the recipe's function, with the dimensions of all its values."""
+def retrace(
+    recipe: Recipe, params: PyTree, inputs: PyTree | None = None, traced: Sequence[int] | None = None
+) -> Trace:
+    """The program of the recipe's function, with the dimensions of all its values.
+
+    ``traced`` are the leaves that vary. Default: all arrays and numbers, but numbers that the function needs
+    to know, as a length or in a branch, stay as they are.
+    """
     flat = flatten(params)
-    traced = tuple(index for index, leaf in enumerate(flat.leaves) if _is_array(leaf))
     inputs = recipe.inputs if inputs is None else inputs
+    if traced is None:
+        traced, recorded = _record_what_varies(recipe, flat, inputs)
+    else:
+        recorded = _record(recipe, flat, traced, inputs)
+    jaxpr, outputs = recorded
+    program = read(jaxpr)
+    for value in program.inputs:
+        value.dims = _fresh(value)
+    out_leaves, out_tree = jax.tree.flatten(outputs)
+    state = _state_outputs(recipe, out_leaves, out_tree, flat)
+    result = Trace(program, flat, tuple(traced), state, _untrained(params), out_tree)
+    _pin_arguments(result, recipe)
+    walk(program)
+    _pin_results(result, recipe)
+    return result
+
+
+def _record_what_varies(recipe: Recipe, flat: FlatTree, inputs: PyTree) -> tuple[tuple[int, ...], Any]:
+    kinds = (_NUMBERS, (float, complex), ())
+    *choices, arrays = dict.fromkeys(
+        tuple(i for i, leaf in enumerate(flat.leaves) if _is_array(leaf) or type(leaf) in varying)
+        for varying in kinds
+    )
+    for traced in choices:
+        # Whatever the user's own code raises at a number that it cannot look at.
+        with contextlib.suppress(Exception):
+            return traced, _record(recipe, flat, traced, inputs)
+    return arrays, _record(recipe, flat, arrays, inputs)
+
+
+def _record(recipe: Recipe, flat: FlatTree, traced: Sequence[int], inputs: PyTree) -> Any:
+    """The jaxpr of the function, and the shapes of its outputs."""
 
     def call(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
         leaves = list(flat.leaves)
@@ -142,19 +184,8 @@ def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Tra
             leaves[index] = array
         return recipe.apply_fn(flat.rebuild(leaves), *given)
 
-    jaxpr, outputs = jax.make_jaxpr(call, return_shape=True)(
-        [shape_of(flat.leaves[index]) for index in traced], inputs
-    )
-    program = read(jaxpr)
-    for value in program.inputs:
-        value.dims = _fresh(value)
-    out_leaves, out_tree = jax.tree.flatten(outputs)
-    state = _state_outputs(recipe, out_leaves, out_tree, flat)
-    result = Trace(program, flat, traced, state, _untrained(params), out_tree)
-    _pin_arguments(result, recipe)
-    walk(program)
-    _pin_results(result, recipe)
-    return result
+    shapes = [shape_of(flat.leaves[index]) for index in traced]
+    return jax.make_jaxpr(call, return_shape=True)(shapes, inputs)
 
 
 def graph_of(trace: Trace, recipe: Recipe) -> Graph:
@@ -341,9 +372,14 @@ def _is_array(leaf: Any) -> bool:
 
 
 def shape_of(leaf: Any) -> Any:
-    if not _is_array(leaf):
+    """What JAX makes of an array or a number; other leaves as they are."""
+    if type(leaf) in _NUMBERS:
+        weak = type(leaf) is not bool
+    elif _is_array(leaf):
+        weak = getattr(leaf, "weak_type", False)
+    else:
         return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
+    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf), weak_type=weak)
 
 
 def _callable(apply_fn: Any) -> Callable[..., Any]:
