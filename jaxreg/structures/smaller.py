@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg.structures.by_path import by_path
+from jaxreg.structures.by_path import of_traced
 from jaxreg.structures.compare import first_difference
 from jaxreg.structures.evidence import Evidence
 from jaxreg.structures.program import Value, read
@@ -29,7 +29,7 @@ class Smaller:
         self.kept = {group: removal.kept(unit) for unit, group in find_groups(trace)[0]}
         # Under the name ``trace`` JAX would call it, as it does that of a jitted function.
         self._trace, self._removal, self._evidence = trace, removal, evidence
-        self._leaves = by_path(flat, trace.traced)
+        self.leaves = of_traced(flat, trace.traced)
         varying = frozenset(trace.traced)
         large = [shape_of(leaf) if index in varying else leaf for index, leaf in enumerate(flat.leaves)]
         self._large = dataclasses.replace(flat, leaves=tuple(large))
@@ -42,8 +42,8 @@ class Smaller:
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
-        arrays = self._leaves.pick(params, "the smaller model")
-        for (path, _), array, expected in zip(self._leaves.arrays, arrays, self._small, strict=True):
+        arrays = self.leaves.pick(params, "the smaller model")
+        for path, array, expected in zip(self.leaves.arrays, arrays, self._small, strict=True):
             shape, dtype, _ = _signature(array)
             if (shape, dtype) != (expected.shape, str(expected.dtype)):
                 raise ValueError(
@@ -137,7 +137,7 @@ class Smaller:
 
     def verify(self, large: PyTree, small: PyTree, inputs: Sequence[Any], tolerance: float) -> None:
         """Raise if the outputs of the two models differ."""
-        arrays = self._leaves.pick(large, "the graph")
+        arrays = self.leaves.pick(large, "the graph")
         trace, removal = self._at(arrays, inputs)
         expected = jax.tree.leaves(jax.jit(self._on_arrays(large))(arrays, tuple(inputs)))
         leaves, tree = jax.tree.flatten(tuple(inputs))
@@ -189,8 +189,8 @@ def _resized(leaves: Sequence[Any], values: Sequence[Value], removal: Removal) -
 
 
 def _of_shape(like: Any, shape: Sequence[int], weak: bool | None = None) -> Any:
-    weak = like.weak_type if weak is None else weak
-    return jax.ShapeDtypeStruct(tuple(shape), like.dtype, weak_type=weak)
+    is_weak = bool(like.weak_type if weak is None else weak)
+    return jax.ShapeDtypeStruct(tuple(shape), like.dtype, weak_type=is_weak)
 
 
 def _kind(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ from jaxreg import masks, patterns
 from jaxreg.arguments import check_flag
 from jaxreg.mask_algebra import Mask
 from jaxreg.structures import rules_contractions, rules_indexing, rules_shapes  # noqa: F401  fill the table
+from jaxreg.structures.by_path import by_path
 from jaxreg.structures.dimensions import Dimension, leaf, pin, positions, unify
 from jaxreg.structures.graph import Graph, Group, Member, Pin, Run
 from jaxreg.structures.program import Program, Value, read
@@ -144,6 +145,7 @@ def retrace(
     to know, as a length or in a branch, stay as they are.
     """
     flat = flatten(params)
+    by_path(flat, "The parameters that structures.trace takes")
     inputs = recipe.inputs if inputs is None else inputs
     if traced is None:
         traced, recorded = _record_what_varies(recipe, flat, inputs)
