@@ -78,7 +78,8 @@ class Compacted:
         A module that is rebuilt at the new sizes, or that reads them off its parameters, computes what
         :attr:`apply` does only if no length is written into it: the 1/N of a LayerNorm, the square root of
         a head's width, a hard-coded number of heads would silently change the result. Both computations
-        are traced and compared, operation by operation.
+        are traced and compared, operation by operation, with the programs inside of operations, gradient
+        rules and the containers of the output. What cannot be compared, such as two callbacks, differs.
 
         Args:
             apply_fn: a function of ``(params, *inputs)``, such as the ``apply`` of a rebuilt module.
