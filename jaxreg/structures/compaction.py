@@ -93,11 +93,14 @@ class Compacted:
     def update_nnx(self, module: Any) -> None:
         """Put the smaller arrays into an NNX module, in place.
 
-        The module is the one whose function was traced, or was made by it: its variables have the paths of
-        the parameters, or of a part of them.
+        The module is the one whose function was traced, or is equal to it but for its numbers. Its variables
+        have the paths of the parameters; paths of parameters may begin with more steps, as many for all.
 
         Raises:
-            ValueError: if the module would not compute what :attr:`apply` does, or has no such variable.
+            ValueError: if the traced function on the smaller arrays would not compute what :attr:`apply`
+                does; if a call of the module would not and the traced function holds the definition of
+                another one; if it has no such variable. A module that is used in another way than by a call,
+                in a function that does not hold its definition, is not looked at.
         """
         nnx_update(self, module)
 

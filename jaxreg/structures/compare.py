@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from jaxreg.structures.program import JVP_RULE, VJP_RULE, Operation, Program, Value, drop_dead, inner
 
@@ -162,7 +161,7 @@ def _bytes(value: Value) -> bytes:
 
 
 def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
+    return hasattr(value, "eqns")
 
 
 def _equal(a: Any, b: Any) -> bool:
