@@ -105,13 +105,19 @@ def _simplified(program: Program) -> Program:
 
 
 def _is_known(value: Value, output: Value) -> bool:
-    return value.dtype == output.dtype or (value.constant is not None and value.shape == ())
+    if value.dtype == output.dtype:
+        return True
+    # What a number with a fraction or beyond the range becomes is not the same everywhere.
+    is_cut = jnp.issubdtype(value.dtype, jnp.inexact) and not jnp.issubdtype(output.dtype, jnp.inexact)
+    return value.constant is not None and value.shape == () and not is_cut
 
 
 def _converted(value: Value, output: Value) -> Value:
     if value.dtype == output.dtype:
         return value
-    return Value((), output.dtype, constant=np.asarray(value.constant, value.dtype).astype(output.dtype))
+    with np.errstate(all="ignore"):
+        constant = np.asarray(value.constant, value.dtype).astype(output.dtype)
+    return Value((), output.dtype, constant=constant)
 
 
 def _alive(program: Program) -> Program:

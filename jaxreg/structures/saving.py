@@ -18,7 +18,7 @@ from jaxreg.arguments import check_whole_number
 from jaxreg.structures.by_path import ANYTHING, ByPath, by_path
 from jaxreg.structures.compaction import Compacted
 from jaxreg.structures.containers import as_json, from_json, is_plain, nested
-from jaxreg.structures.tracing import shape_of
+from jaxreg.structures.recording import shape_of
 from jaxreg.tree import PyTree, flatten
 
 _FORMAT = 1

@@ -12,9 +12,10 @@ from jaxreg.structures.by_path import of_traced
 from jaxreg.structures.compare import first_difference
 from jaxreg.structures.evidence import Evidence
 from jaxreg.structures.program import Value, read
+from jaxreg.structures.recording import shape_of
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.replay import replay
-from jaxreg.structures.tracing import Trace, find_groups, retrace, shape_of
+from jaxreg.structures.tracing import Trace, find_groups, retrace
 from jaxreg.tree import PyTree, flatten
 
 

@@ -1,12 +1,10 @@
 """Read the coupled structures of a model from the jaxpr of its function."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import masks, patterns
@@ -17,12 +15,12 @@ from jaxreg.structures.by_path import by_path
 from jaxreg.structures.dimensions import Dimension, leaf, pin, positions, unify
 from jaxreg.structures.graph import Graph, Group, Member, Pin, Run
 from jaxreg.structures.program import Program, Value, read
+from jaxreg.structures.recording import record, record_what_varies, shape_of
 from jaxreg.structures.roles import find_roles
 from jaxreg.structures.rules_control import walk
 from jaxreg.tree import FlatTree, PyTree, flatten, is_absent, is_variable_box
 
 _LINEN = "params/"
-_NUMBERS = (bool, int, float, complex)
 
 Ties = Sequence[Sequence[tuple[str, int]]]
 
@@ -148,9 +146,9 @@ def retrace(
     by_path(flat, "The parameters that structures.trace takes")
     inputs = recipe.inputs if inputs is None else inputs
     if traced is None:
-        traced, recorded = _record_what_varies(recipe, flat, inputs)
+        traced, recorded = record_what_varies(recipe.apply_fn, flat, inputs)
     else:
-        recorded = _record(recipe, flat, traced, inputs)
+        recorded = record(recipe.apply_fn, flat, traced, inputs)
     jaxpr, outputs = recorded
     program = read(jaxpr)
     for value in program.inputs:
@@ -162,32 +160,6 @@ def retrace(
     walk(program)
     _pin_results(result, recipe)
     return result
-
-
-def _record_what_varies(recipe: Recipe, flat: FlatTree, inputs: PyTree) -> tuple[tuple[int, ...], Any]:
-    kinds = (_NUMBERS, (float, complex), ())
-    *choices, arrays = dict.fromkeys(
-        tuple(i for i, leaf in enumerate(flat.leaves) if _is_array(leaf) or type(leaf) in varying)
-        for varying in kinds
-    )
-    for traced in choices:
-        # Whatever the user's own code raises at a number that it cannot look at.
-        with contextlib.suppress(Exception):
-            return traced, _record(recipe, flat, traced, inputs)
-    return arrays, _record(recipe, flat, arrays, inputs)
-
-
-def _record(recipe: Recipe, flat: FlatTree, traced: Sequence[int], inputs: PyTree) -> Any:
-    """The jaxpr of the function, and the shapes of its outputs."""
-
-    def call(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
-        leaves = list(flat.leaves)
-        for index, array in zip(traced, arrays, strict=True):
-            leaves[index] = array
-        return recipe.apply_fn(flat.rebuild(leaves), *given)
-
-    shapes = [shape_of(flat.leaves[index]) for index in traced]
-    return jax.make_jaxpr(call, return_shape=True)(shapes, inputs)
 
 
 def graph_of(trace: Trace, recipe: Recipe) -> Graph:
@@ -362,26 +334,6 @@ def _pin_all(value: Value, reason: str) -> None:
 
 def _fresh(value: Value) -> Any:
     return tuple(leaf(size) for size in value.shape)
-
-
-def _is_array(leaf: Any) -> bool:
-    return (
-        not is_absent(leaf)
-        and not isinstance(leaf, type)
-        and hasattr(leaf, "shape")
-        and hasattr(leaf, "dtype")
-    )
-
-
-def shape_of(leaf: Any) -> Any:
-    """What JAX makes of an array or a number; other leaves as they are."""
-    if type(leaf) in _NUMBERS:
-        weak = type(leaf) is not bool
-    elif _is_array(leaf):
-        weak = getattr(leaf, "weak_type", False)
-    else:
-        return leaf
-    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf), weak_type=weak)
 
 
 def _callable(apply_fn: Any) -> Callable[..., Any]:
