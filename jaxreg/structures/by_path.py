@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax.core import Tracer
+
 from jaxreg import patterns
 from jaxreg.tree import FlatTree, PyTree, flatten, is_absent
 
@@ -29,11 +31,8 @@ class ByPath:
                 f"Missing: {_listed(missing)}. Superfluous: {_listed(unknown)}."
             )
         for path, value in self.fixed.items():
-            if path in given and not _same(value, given[path]):
-                raise ValueError(
-                    f"The leaf '{path}' is a part of what {owner} computes: it was traced with {value!r}. "
-                    f"Got {given[path]!r}. Trace the graph again with that."
-                )
+            if path in given:
+                _refuse_change(path, value, given[path], owner)
         return [given[path] for path in self.arrays]
 
 
@@ -55,8 +54,16 @@ def by_path(flat: FlatTree, owner: str) -> dict[str, Any]:
     return found
 
 
-def _same(a: Any, b: Any) -> bool:
-    return a is ANYTHING or a is b or (type(a) is type(b) and a == b)
+def _refuse_change(path: str, old: Any, new: Any, owner: str) -> None:
+    if old is ANYTHING or old is new or (type(old) is type(new) and old == new):
+        return
+    remedy = "Trace the graph again with that."
+    if isinstance(new, Tracer):
+        remedy = "Keep it out of what jax.jit and the like trace, as the function itself needs to know it."
+    raise ValueError(
+        f"The leaf '{path}' is a part of what {owner} computes: it was traced with {old!r}. Got {new!r}. "
+        f"{remedy}"
+    )
 
 
 def _listed(paths: Sequence[str]) -> str:

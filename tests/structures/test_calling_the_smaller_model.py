@@ -112,6 +112,8 @@ def test_numbers_that_the_function_has_to_know_may_not_change():
         small.apply(small.params | {"rows": 4}, X)
     with pytest.raises(ValueError, match=r"'signed' is a part of what .* traced with True\. Got False"):
         small.apply(small.params | {"signed": False}, X)
+    with pytest.raises(ValueError, match=r"'rows' is a part .* Keep it out of what jax\.jit"):
+        jax.jit(small.apply)(small.params, X)
 
 
 def test_a_whole_equinox_module_is_parameters():

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import zipfile
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +109,18 @@ def test_lists_tuples_and_numbers_come_back(file):
     close(loaded.apply(small.params | {"scale": 5.0}, X), apply(params | {"scale": 5.0}, X))
     with pytest.raises(ValueError, match=r"'rows' is a part of what the loaded model computes"):
         loaded.apply(loaded.params | {"rows": 4}, X)
+
+
+def test_what_is_no_array_in_a_module_is_left_out(file):
+    model = eqx.nn.Sequential([eqx.nn.Linear(3, 2, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)])
+
+    def apply(model, x):
+        return jax.vmap(model)(x)
+
+    loaded = reloaded(file, shrunk(apply, model, X))
+    assert list(loaded.sizes) == ["layers/0/weight", "layers/0/bias"]
+    for params in (loaded.params, model):
+        close(loaded.apply(params, X), apply(model, X))
 
 
 def test_a_separator_in_a_key_is_no_step(file):
