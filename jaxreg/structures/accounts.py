@@ -41,7 +41,8 @@ class LayerCost:
 class CompactReport:
     """Costs by layer; ``str()`` of it is a table. Operations are those of one call on the example inputs.
 
-    A multiplication and an addition count as two.
+    A multiplication and an addition count as two. Every number in an array of the traced tree counts as a
+    parameter, so running statistics do too, and the counts and keys of NNX random number generators.
     """
 
     layers: tuple[LayerCost, ...]

@@ -55,8 +55,8 @@ class Compacted:
         refused: dead units that stay because the function would change.
         report: parameters, bytes and floating-point operations by layer, before and after; ``print`` it.
         apply: a function of ``(params, *inputs)`` that runs the recorded computation on the smaller arrays.
-            It may be jitted, differentiated and mapped, and takes inputs of any shape that the large model
-            takes, traced once for each.
+            It may be jitted, differentiated and mapped, and takes inputs of any structure and shape that the
+            large model takes, traced once for each.
     """
 
     params: PyTree
@@ -78,7 +78,8 @@ class Compacted:
         A module that is rebuilt at the new sizes, or that reads them off its parameters, computes what
         :attr:`apply` does only if no length is written into it: the 1/N of a LayerNorm, the square root of
         a head's width, a hard-coded number of heads would silently change the result. Both computations
-        are traced and compared, operation by operation.
+        are traced and compared, operation by operation, with the programs inside of operations, gradient
+        rules and the containers of the output. What cannot be compared, such as two callbacks, differs.
 
         Args:
             apply_fn: a function of ``(params, *inputs)``, such as the ``apply`` of a rebuilt module.
@@ -92,11 +93,14 @@ class Compacted:
     def update_nnx(self, module: Any) -> None:
         """Put the smaller arrays into an NNX module, in place.
 
-        The module is the one whose function was traced, or was made by it: its variables have the paths of
-        the parameters, or of a part of them.
+        The module is the one whose function was traced, or is equal to it but for its numbers. Its variables
+        have the paths of the parameters; paths of parameters may begin with more steps, as many for all.
 
         Raises:
-            ValueError: if the module would not compute what :attr:`apply` does, or has no such variable.
+            ValueError: if the traced function on the smaller arrays would not compute what :attr:`apply`
+                does; if a call of the module would not and the traced function holds the definition of
+                another one; if it has no such variable. A module that is used in another way than by a call,
+                in a function that does not hold its definition, is not looked at.
         """
         nnx_update(self, module)
 
@@ -135,7 +139,7 @@ def compact(
             like their parameters, counts are kept.
         round_to: keep some dead units so that each group's size is a multiple of this, where
             hardware wants it. Default: remove all of them.
-        inputs: a sequence of concrete inputs, to compare the two models on.
+        inputs: the concrete inputs of one call, such as ``(x,)``, to compare the two models on.
         verify: compare the outputs of both models on ``inputs``, where they are given.
         tolerance: largest allowed difference, relative to the largest output where that is above 1.
 
@@ -176,6 +180,11 @@ def compact(
     check_number(tolerance, "tolerance", owner)
     if round_to is not None and check_whole_number(round_to, "round_to", owner) < 1:
         raise ValueError(f"The 'round_to' parameter of {owner} must be at least 1. Got {round_to}.")
+    if inputs is not None and not isinstance(inputs, tuple | list):
+        raise TypeError(
+            f"The 'inputs' parameter of {owner} must be a sequence of the inputs, such as (x,). "
+            f"Got {type(inputs).__name__}."
+        )
     trace = retrace(graph.recipe, params)
     units = _units(graph, trace)
     arrays = _concrete([trace.flat.leaves[index] for index in trace.traced])
@@ -232,7 +241,12 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
         raise TypeError(
             "The 'params' parameter of compact must hold concrete arrays: shapes depend on zeros."
         )
-    return [np.asarray(leaf) if isinstance(leaf.dtype, np.dtype) else np.zeros(leaf.shape) for leaf in leaves]
+    return [_seen(leaf, jnp.result_type(leaf)) for leaf in leaves]
+
+
+def _seen(leaf: Any, dtype: Any) -> np.ndarray:
+    """The values that the function gets to see: JAX may round the caller's own."""
+    return np.asarray(leaf, dtype) if isinstance(dtype, np.dtype) else np.zeros(leaf.shape)
 
 
 def _remove(

@@ -79,8 +79,13 @@ class Program:
 def read(jaxpr: Any) -> Program:
     """The program of a closed jaxpr, without the operations that nothing depends on."""
     program = _Reader(True).program(jaxpr.jaxpr, jaxpr.consts)
-    _drop_dead(program)
+    drop_dead(program)
     return program
+
+
+def inner(jaxpr: Any) -> Program:
+    """A jaxpr among the parameters of an operation, with what kernels do for its effects."""
+    return _Reader(True).program(*_body({"jaxpr": jaxpr}))
 
 
 class _Reader:
@@ -233,7 +238,8 @@ def _struct(value: Value) -> Any:
     return jax.ShapeDtypeStruct(value.shape, value.dtype)
 
 
-def _drop_dead(program: Program) -> None:
+def drop_dead(program: Program) -> None:
+    """Without the operations that nothing depends on."""
     needed = set(program.outputs)
     alive = []
     for operation in reversed(program.operations):

@@ -11,9 +11,11 @@ from jaxreg import masks, patterns
 from jaxreg.arguments import check_flag
 from jaxreg.mask_algebra import Mask
 from jaxreg.structures import rules_contractions, rules_indexing, rules_shapes  # noqa: F401  fill the table
+from jaxreg.structures.by_path import by_path
 from jaxreg.structures.dimensions import Dimension, leaf, pin, positions, unify
 from jaxreg.structures.graph import Graph, Group, Member, Pin, Run
 from jaxreg.structures.program import Program, Value, read
+from jaxreg.structures.recording import record, record_what_varies, shape_of
 from jaxreg.structures.roles import find_roles
 from jaxreg.structures.rules_control import walk
 from jaxreg.tree import FlatTree, PyTree, flatten, is_absent, is_variable_box
@@ -44,7 +46,8 @@ class Trace:
     program: Program
     flat: FlatTree
     traced: tuple[int, ...]
-    """Which leaves of the parameters are arrays; they are the first inputs of the program, in this order."""
+    """Which leaves of the parameters are arrays or numbers that vary; they are the first inputs of the
+    program, in this order."""
     state: dict[int, int]
     """Leaf to the output that is its new value."""
     untrained: frozenset[int]
@@ -79,7 +82,8 @@ def trace(
             function that merges an NNX module, an Equinox module called, plain JAX. Trace it as it is
             used for inference, so that random numbers do not pin what they touch.
         params: a pytree of arrays or of ``jax.ShapeDtypeStruct``. It may hold state beside parameters,
-            such as ``batch_stats``.
+            such as ``batch_stats``. Python numbers are arrays without axes, as they are to ``jax.jit``;
+            those that the function needs to know, as a length or in a branch, may not change later.
         *example_inputs: what else the function takes, arrays or ``jax.ShapeDtypeStruct``.
         state_outputs: for a function that also returns new values of leaves of ``params``: a function
             from its output to a pytree of those values, whose paths are those of the leaves,
@@ -130,27 +134,28 @@ def trace(
     return graph_of(retrace(recipe, params), recipe)
 
 
-def retrace(recipe: Recipe, params: PyTree, inputs: PyTree | None = None) -> Trace:
-    """The program of the recipe's function, with the dimensions of all its values."""
+def retrace(
+    recipe: Recipe, params: PyTree, inputs: PyTree | None = None, traced: Sequence[int] | None = None
+) -> Trace:
+    """The program of the recipe's function, with the dimensions of all its values.
+
+    ``traced`` are the leaves that vary. Default: all arrays and numbers, but numbers that the function needs
+    to know, as a length or in a branch, stay as they are.
+    """
     flat = flatten(params)
-    traced = tuple(index for index, leaf in enumerate(flat.leaves) if _is_array(leaf))
+    by_path(flat, "The parameters that structures.trace takes")
     inputs = recipe.inputs if inputs is None else inputs
-
-    def call(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
-        leaves = list(flat.leaves)
-        for index, array in zip(traced, arrays, strict=True):
-            leaves[index] = array
-        return recipe.apply_fn(flat.rebuild(leaves), *given)
-
-    jaxpr, outputs = jax.make_jaxpr(call, return_shape=True)(
-        [shape_of(flat.leaves[index]) for index in traced], inputs
-    )
+    if traced is None:
+        traced, recorded = record_what_varies(recipe.apply_fn, flat, inputs)
+    else:
+        recorded = record(recipe.apply_fn, flat, traced, inputs)
+    jaxpr, outputs = recorded
     program = read(jaxpr)
     for value in program.inputs:
         value.dims = _fresh(value)
     out_leaves, out_tree = jax.tree.flatten(outputs)
     state = _state_outputs(recipe, out_leaves, out_tree, flat)
-    result = Trace(program, flat, traced, state, _untrained(params), out_tree)
+    result = Trace(program, flat, tuple(traced), state, _untrained(params), out_tree)
     _pin_arguments(result, recipe)
     walk(program)
     _pin_results(result, recipe)
@@ -329,21 +334,6 @@ def _pin_all(value: Value, reason: str) -> None:
 
 def _fresh(value: Value) -> Any:
     return tuple(leaf(size) for size in value.shape)
-
-
-def _is_array(leaf: Any) -> bool:
-    return (
-        not is_absent(leaf)
-        and not isinstance(leaf, type)
-        and hasattr(leaf, "shape")
-        and hasattr(leaf, "dtype")
-    )
-
-
-def shape_of(leaf: Any) -> Any:
-    if not _is_array(leaf):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False))
 
 
 def _callable(apply_fn: Any) -> Callable[..., Any]:

@@ -96,6 +96,68 @@ def test_an_nnx_module_is_made_smaller_in_place():
     assert differ(Outputs(made.apply, params, made.inputs, whole)(params), found) < 1e-5
 
 
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.out = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(x)
+
+
+class Nested(nnx.Module):
+    """The path of one layer is the end of another's."""
+
+    def __init__(self, rngs, activation=nnx.relu):
+        self.inner = nnx.Linear(3, 6, rngs=rngs)
+        self.block = Block(rngs)
+        self.out = nnx.Linear(3, 3, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.block(self.activation(self.inner(x)))))
+
+    def features(self, x):
+        return self.block(self.activation(self.inner(x)))
+
+
+X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+
+
+def nested(method=Nested.__call__, wrapped=False):
+    """A smaller model, whose second layer lost two inputs, and a module of the same definition."""
+    definition, state = nnx.split(Nested(nnx.Rngs(0)))
+
+    def apply(params, x):
+        return method(nnx.merge(definition, params["model"] if wrapped else params), x)
+
+    params = {"model": state} if wrapped else state
+    graph = structures.trace(apply, params, X)
+    params = with_zeros(params, [(group, [1, 2]) for group in graph.groups if group.size == 6])
+    module = nnx.merge(definition, params["model"] if wrapped else params)
+    return jaxreg.compact(graph, params, inputs=(X,)), module
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_variable_is_known_by_its_whole_path(wrapped):
+    small, module = nested(wrapped=wrapped)
+    expected = np.asarray(module(X))
+    small.update_nnx(module)
+    assert module.block.out.kernel.shape == (4, 3)
+    assert module.out.kernel.shape == (3, 3)
+    np.testing.assert_allclose(module(X), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [Nested.__call__, Nested.features])
+def test_another_module_is_not_made_smaller(method):
+    small, module = nested(method)
+    with pytest.raises(ValueError, match="it is not the one that was traced"):
+        small.update_nnx(Nested(nnx.Rngs(0), nnx.tanh))
+    with pytest.raises(ValueError, match="no variable for 'block/out/bias'"):
+        small.update_nnx(module.block)
+    small.update_nnx(module)
+    assert module.block.out.kernel.shape == (4, 3)
+
+
 class Rebuilt(nn.Module):
     """LeNet with other widths."""
 
