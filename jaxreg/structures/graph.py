@@ -78,6 +78,7 @@ class Graph(Groups):
         pinned: which axes keep their length, and why.
         recipe: how it was traced, for :func:`jaxreg.compact`.
         consumers: whether penalties count consuming members too.
+        left_out: the groups that :meth:`only` did not choose.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -105,6 +106,7 @@ class Graph(Groups):
     pinned: tuple[Pin, ...]
     recipe: Any
     consumers: bool = False
+    left_out: tuple[Group, ...] = ()
 
     def resolve(self, flat: FlatTree, selected: Sequence[int]) -> tuple[Cluster, ...]:
         return coupled.resolve(self, flat, selected)
@@ -118,17 +120,26 @@ class Graph(Groups):
         return dataclasses.replace(self, consumers=True)
 
     def only(self, groups: Iterable[Group]) -> "Graph":
-        """A graph of some of the groups, such as ``graph.only(g for g in graph.groups if g.size > 64)``."""
+        """A graph of some of the groups, such as ``graph.only(g for g in graph.groups if g.size > 64)``.
+
+        Groups that lie side by side in one leaf, as in a fused kernel, are penalised together or not at
+        all: a penalty that reaches a leaf of which the graph has only a part is an error.
+        """
         wanted = list(groups)
         for group in wanted:
             if group not in self.groups:
                 raise ValueError(
                     f"The 'groups' parameter of Graph.only must hold groups of it. Got {group!r}."
                 )
-        return dataclasses.replace(self, groups=tuple(group for group in self.groups if group in wanted))
+        chosen = tuple(group for group in self.groups if group in wanted)
+        others = tuple(group for group in self.groups if group not in wanted)
+        return dataclasses.replace(self, groups=chosen, left_out=self.left_out + others)
 
     def disjoint(self) -> "tuple[Graph, ...]":
-        """The graph as several ones, in none of which two groups hold the same elements."""
+        """The graph as several ones, in none of which two groups hold the same elements.
+
+        Groups that lie side by side in one leaf are in one graph, unless they overlap elsewhere.
+        """
         return tuple(self.only(groups) for groups in coupled.disjoint(self))
 
     def describe(self) -> "describe.Description":
@@ -141,7 +152,7 @@ class Graph(Groups):
 
     @functools.cached_property
     def _key(self) -> Any:
-        return self.groups, self.leaves, self.state, self.consumers
+        return self.groups, self.leaves, self.state, self.consumers, self.left_out
 
     @functools.cached_property
     def _hash(self) -> int:
