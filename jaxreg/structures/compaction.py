@@ -132,8 +132,9 @@ def compact(
         params: the parameters, concrete arrays. Zeros are exact zeros.
         state: another pytree with leaves like those of ``params``, such as an average of them: it is
             sliced alike. Whether its units are dead too is not looked at.
-        opt_state: the state of an optax optimizer for ``params`` or a part of it: moments are sliced
-            like their parameters, counts are kept.
+        opt_state: the state of an optax optimizer for ``params`` or a part of it, or several of them, best
+            under the names of the parts: moments are sliced like their parameters, counts are kept. An array
+            of a parameter's path and shape is taken for a copy of it, element by element.
         round_to: keep some dead units so that each group's size is a multiple of this, where
             hardware wants it. Default: remove all of them.
         inputs: a sequence of concrete inputs, to compare the two models on.
@@ -145,7 +146,9 @@ def compact(
 
     Raises:
         TypeError: for a bad argument, or parameters that are traced.
-        ValueError: for parameters of other shapes than the graph's, or outputs that differ.
+        ValueError: for parameters of other shapes than the graph's, or outputs that differ; for arrays of
+            ``state`` or ``opt_state`` that cannot be sliced like a parameter, or would undo a constant that
+            was folded into a bias.
 
     Examples:
         >>> import jax, jax.numpy as jnp

@@ -66,7 +66,8 @@ class Graph(Groups):
     not penalised. Where two groups hold the same elements, as heads and their width do, the one of the slower
     axis is penalised; :meth:`only` chooses another, and :meth:`describe` says which it is. State, such as
     running averages, is never penalised. The penalty may be used on a part of the tree that was traced, such
-    as ``variables["params"]``. A leaf of which a part of the axis is pinned is left out as a whole.
+    as ``variables["params"]``. A leaf of which a part of the axis is pinned is left out as a whole; one of
+    which a part belongs to groups that are not chosen is an error.
 
     A graph holds no array. It is equal to any other graph with the same groups, so that rebuilding it
     never recompiles.

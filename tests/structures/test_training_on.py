@@ -145,10 +145,9 @@ def folding():
         (optax.contrib.sam(optax.sgd(1e-4), optax.sgd(1e-4), sync_period=2), "'cache/bb'"),
         (optax.contrib.cocob(1e-4), "'2/init_particles/bb'"),
         (optax.contrib.schedule_free_sgd(1e-4), "'z/bb'"),
-        (optax.contrib.madgrad(1e-4), "/bb'"),
         (optax.contrib.mechanize(optax.sgd(1e-4)), "'x0/bb'"),
     ],
-    ids="linbreg adabreg rda ftrl fista sam cocob schedule_free madgrad mechanize".split(),
+    ids="linbreg adabreg rda ftrl fista sam cocob schedule_free mechanize".split(),
 )
 def test_a_constant_is_not_folded_beside_a_state_that_holds_parameters(folding, optimizer, where):
     graph, params = folding
