@@ -1,7 +1,7 @@
 """Which parameter each leaf of another tree belongs to: of an optimizer's state, of an average."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,15 @@ class Parameters:
 
     def below(self, head: Steps, rest: Steps) -> str | None:
         return self.by_steps.get(head + rest)
+
+    def all_below(self, head: Steps, rests: Collection[Steps]) -> bool:
+        """Whether a part has no array beside these, or below them."""
+        found = {head + rest for rest in rests}
+        return all(
+            any(steps[:end] in found for end in range(len(steps) + 1))
+            for steps, path in self.by_steps.items()
+            if steps[: len(head)] == head and self.values[path] is not None
+        )
 
     def heads(self, rest: Steps, above: Steps) -> list[Steps]:
         """The parts of the parameters that have a leaf at ``rest``, for a tree that stands at ``above``."""
@@ -92,6 +101,13 @@ class _Search:
         ]
         if not above and () in fitting:
             return [()]
+        # A state of one array, such as (trace,), must not pass for parameters that are called "trace".
+        rests = [self.steps[number][start:] for number in numbers]
+        if all(rest and rest[0] in FIELDS for rest in rests):
+            inside = _field(above, ()) in FIELDS
+            fitting = [
+                head for head in fitting if (inside or not head) and self.parameters.all_below(head, rests)
+            ]
         alike = [head for head in fitting if all(self.alike(head, start, number) for number in present)]
         fitting = alike or fitting
         scores = [_named(head, above) for head in fitting]

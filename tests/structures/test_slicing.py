@@ -218,3 +218,17 @@ def test_parameters_may_be_called_like_moments(masked):
     for tree in (moments.mu, moments.nu):
         np.testing.assert_array_equal(tree["w"][0], [2, 3, 4, 5, 6, 7])
         np.testing.assert_array_equal(tree["mu"]["w"][0], [0, 1, 2, 3, 4, 5])
+
+
+def test_a_state_of_one_array_is_not_taken_for_parameters_called_like_moments():
+    params = {"m": draw(0, 4, 6).at[:, :2].set(0), "trace": draw(1, 4, 6).at[:, 4:].set(0)}
+    graph = structures.trace(
+        lambda p, x: jax.nn.relu(x @ p["m"]).sum() + jax.nn.relu(x @ p["trace"]).sum(),
+        params,
+        jnp.ones((1, 4)),
+    )
+    momentum = optax.sgd(0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"'m/0/trace' of shape .* belongs to no parameter"):
+        jaxreg.compact(graph, params, opt_state={name: momentum.init(w) for name, w in params.items()})
+    small = jaxreg.compact(graph, params, opt_state=numbered(momentum.init(params)))
+    np.testing.assert_array_equal(small.opt_state[0].trace["trace"][0], [0, 1, 2, 3])
