@@ -85,12 +85,19 @@ def _components(parts: list[Part]) -> list[list[Part]]:
 
 
 def _parts(graph: "Graph", groups: "Sequence[Group]") -> list[Part]:
-    return [
-        Part(number, member)
-        for number, group in enumerate(groups)
-        for member in group.members
-        if (graph.consumers or member.role == PRODUCES) and member.path not in graph.state
-    ]
+    found = []
+    for number, group in enumerate(groups):
+        members = [
+            member
+            for member in group.members
+            if (graph.consumers or member.role == PRODUCES) and member.path not in graph.state
+        ]
+        # Rows and columns of a recurrent kernel overlap: its units are those that it makes.
+        axes: dict[str, int] = {}
+        for member in sorted(members, key=lambda member: (member.role != PRODUCES, member.axis)):
+            axes.setdefault(member.path, member.axis)
+        found += [Part(number, member) for member in members if member.axis == axes[member.path]]
+    return found
 
 
 def _chosen(graph: "Graph") -> list[Part]:

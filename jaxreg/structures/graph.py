@@ -116,7 +116,8 @@ class Graph(Groups):
         """The same graph, whose penalties also count what sums over a unit, such as the next kernel's row.
 
         In a chain of layers a kernel produces one group and consumes another: such groups overlap, which
-        :func:`jaxreg.overlapping_group_lasso` takes as ``graph.with_consumers().disjoint()``.
+        :func:`jaxreg.overlapping_group_lasso` takes as ``graph.with_consumers().disjoint()``. Of a recurrent
+        kernel, which produces and consumes the same units, the producing axis counts alone.
         """
         return dataclasses.replace(self, consumers=True)
 

@@ -254,3 +254,21 @@ def test_groups_of_one_leaf_that_overlap_in_another_are_refused():
     rest = jaxreg.overlapping_group_lasso(1.0, graphs, mask=jaxreg.masks.path("a", "b"))
     expected = np.sqrt(6) * 3 * np.sqrt(6) + np.sqrt(3) * 4 * np.sqrt(3)
     np.testing.assert_allclose(rest(params), expected, rtol=1e-5)
+
+
+def test_units_of_a_recurrent_kernel_are_its_columns():
+    """Its rows consume the same units, and a row of one unit crosses the columns of all others."""
+
+    def recurrent(params, x):
+        hidden = jax.nn.relu(x @ params["in"])
+        return jax.nn.relu(hidden @ params["again"] + x @ params["in"]) @ params["out"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"in": (3, 5), "again": (5, 5), "out": (5, 2)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    graph = jaxreg.structures.trace(recurrent, params, np.ones((2, 3), np.float32)).with_consumers()
+    held = np.concatenate([params["in"], params["again"], params["out"].T])
+    penalty = jaxreg.group_lasso(1.0, graph, size_weights=False)
+    np.testing.assert_allclose(penalty(params), np.linalg.norm(held, axis=0).sum(), rtol=1e-6)
+    rows = {(row.path, row.axis): row.penalised for row in graph.describe().rows}
+    assert rows == {("again", 0): False, ("again", 1): True, ("in", 1): True, ("out", 0): True}
