@@ -16,14 +16,15 @@ from jaxreg.structures.evidence import Evidence, Folded, evidence_of, judge, rem
 from jaxreg.structures.exactness import Exactness
 from jaxreg.structures.graph import Graph, Group, Member
 from jaxreg.structures.in_place import nnx_update
-from jaxreg.structures.program import Operation, Value
+from jaxreg.structures.owners import Parameters
+from jaxreg.structures.program import Operation
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.roles import CONSUMES, PRODUCES
-from jaxreg.structures.slicing import owners_of, slice_like
+from jaxreg.structures.slicing import slice_like
 from jaxreg.structures.smaller import Smaller
 from jaxreg.structures.tracing import Trace, find_groups, retrace
 from jaxreg.structures.verdicts import Fold, Verdict
-from jaxreg.tree import PyTree, flatten
+from jaxreg.tree import PyTree
 
 _SHOWN = 3  # reasons of a refusal
 
@@ -135,8 +136,9 @@ def compact(
         params: the parameters, concrete arrays. Zeros are exact zeros.
         state: another pytree with leaves like those of ``params``, such as an average of them: it is
             sliced alike. Whether its units are dead too is not looked at.
-        opt_state: the state of an optax optimizer for ``params`` or a part of it: moments are sliced
-            like their parameters, counts are kept.
+        opt_state: the state of an optax optimizer for ``params`` or a part of it, or several of them, best
+            under the names of the parts: moments are sliced like their parameters, counts are kept. An array
+            of a parameter's path and shape is taken for a copy of it, element by element.
         round_to: keep some dead units so that each group's size is a multiple of this, where
             hardware wants it. Default: remove all of them.
         inputs: the concrete inputs of one call, such as ``(x,)``, to compare the two models on.
@@ -148,7 +150,9 @@ def compact(
 
     Raises:
         TypeError: for a bad argument, or parameters that are traced.
-        ValueError: for parameters of other shapes than the graph's, or outputs that differ.
+        ValueError: for parameters of other shapes than the graph's, or outputs that differ; for arrays of
+            ``state`` or ``opt_state`` that cannot be sliced like a parameter, or would undo a constant that
+            was folded into a bias.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -196,13 +200,15 @@ def compact(
         leaves[index] = removal.take(value, whole)
     small = trace.flat.rebuild(leaves)
     values = {trace.flat.paths[index]: trace.parameter(index) for index in trace.traced}
-    if state is not None and changed:
-        _refuse_folded_state(state, [trace.flat.paths[trace.traced[place]] for place in changed], values)
+    parameters = Parameters({**dict.fromkeys(trace.flat.paths), **values})
+    folded = frozenset(trace.flat.paths[trace.traced[place]] for place in changed)
     apply = Smaller(graph, trace, removal, params, evidence)
     result = Compacted(
         params=small,
-        state=None if state is None else slice_like(state, values, removal, "state"),
-        opt_state=None if opt_state is None else slice_like(opt_state, values, removal, "opt_state"),
+        state=None if state is None else slice_like(state, parameters, removal, "state", folded),
+        opt_state=None
+        if opt_state is None
+        else slice_like(opt_state, parameters, removal, "opt_state", folded),
         sizes={path: removal.shape(value) for path, value in values.items()},
         kept=tuple(removal.kept(unit) for unit, _ in units),
         refused=tuple(refused),
@@ -212,17 +218,6 @@ def compact(
     if verify and inputs is not None:
         apply.verify(params, small, tuple(inputs), tolerance)
     return result
-
-
-def _refuse_folded_state(state: PyTree, biases: Sequence[str], values: Mapping[str, Value]) -> None:
-    """A copy of the parameters has kernels of its own, and so constants of its own to fold."""
-    owners = owners_of(flatten(state).paths, values, "state")
-    taken = [path for path in biases if any(owner == path for owner in owners)]
-    if taken:
-        raise ValueError(
-            f"Constants of removed units were folded into '{taken[0]}', and 'state' has a leaf of that name "
-            "with constants of its own. Compact it by itself: compact(graph, state)."
-        )
 
 
 def _units(graph: Graph, trace: Trace) -> list[tuple[Dimension, Group]]:

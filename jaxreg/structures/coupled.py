@@ -1,6 +1,7 @@
 """A graph as a structure for penalties: which leaves share units, and the view of each."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,9 +28,7 @@ def parts_of(graph: "Graph") -> list[Part]:
     An axis that is merged from several, such as heads and their width, has units of both kinds; its
     elements can be in one group only, and the slower axis has them.
     """
-    found = _chosen(graph)
-    whole = _covered(graph, found)
-    return [part for part in found if (part.member.path, part.member.axis) in whole]
+    return _whole(graph, _chosen(graph))
 
 
 def resolve(graph: "Graph", flat: FlatTree, selected: Sequence[int]) -> tuple[Cluster, ...]:
@@ -43,7 +42,9 @@ def resolve(graph: "Graph", flat: FlatTree, selected: Sequence[int]) -> tuple[Cl
                 f"The graph was traced with a leaf '{path}' of shape {shapes[path]}. "
                 f"Got {np.shape(flat.leaves[index])}. Trace it again for these parameters."
             )
-    present = [part for part in parts_of(graph) if part.member.path in places]
+    chosen = [part for part in _chosen(graph) if part.member.path in places]
+    _refuse_split(graph, chosen)
+    present = _whole(graph, chosen)
     if selected and not present:
         raise ValueError(
             f"None of the {len(selected)} leaves that the mask selects has a unit in the graph. "
@@ -83,13 +84,24 @@ def _components(parts: list[Part]) -> list[list[Part]]:
     return sorted(found, key=lambda component: min(part.group for part in component))
 
 
+def _parts(graph: "Graph", groups: "Sequence[Group]") -> list[Part]:
+    found = []
+    for number, group in enumerate(groups):
+        members = [
+            member
+            for member in group.members
+            if (graph.consumers or member.role == PRODUCES) and member.path not in graph.state
+        ]
+        # Rows and columns of a recurrent kernel overlap: its units are those that it makes.
+        axes: dict[str, int] = {}
+        for member in sorted(members, key=lambda member: (member.role != PRODUCES, member.axis)):
+            axes.setdefault(member.path, member.axis)
+        found += [Part(number, member) for member in members if member.axis == axes[member.path]]
+    return found
+
+
 def _chosen(graph: "Graph") -> list[Part]:
-    parts = [
-        Part(number, member)
-        for number, group in enumerate(graph.groups)
-        for member in group.members
-        if member.role == PRODUCES and member.path not in graph.state
-    ]
+    parts = [part for part in _parts(graph, graph.groups) if part.member.role == PRODUCES]
     beats = _conflicts(parts)
     alive = list(dict.fromkeys(part.group for part in parts))
     taken: list[int] = []
@@ -101,12 +113,7 @@ def _chosen(graph: "Graph") -> list[Part]:
     chosen = [part for part in parts if part.group in taken]
     if not graph.consumers:
         return chosen
-    chosen = [
-        Part(number, member)
-        for number in sorted(taken)
-        for member in graph.groups[number].members
-        if member.path not in graph.state
-    ]
+    chosen = [part for part in _parts(graph, graph.groups) if part.group in taken]
     clash = sorted(_conflicts(chosen))
     if clash:
         first, second = (graph.groups[number] for number in clash[0])
@@ -134,7 +141,11 @@ def _conflicts(parts: Iterable[Part]) -> set[tuple[int, int]]:
 
 
 def _rank(part: Part) -> tuple[int, int, int]:
-    return part.member.axis, -max(run.stride for run in part.member.runs), part.group
+    return part.member.axis, -_stride(part), part.group
+
+
+def _stride(part: Part) -> int:
+    return max(run.stride for run in part.member.runs)
 
 
 def _overlap(first: Part, second: Part) -> bool:
@@ -143,14 +154,49 @@ def _overlap(first: Part, second: Part) -> bool:
     return bool(np.intersect1d(first.member.indices, second.member.indices).size)
 
 
-def _covered(graph: "Graph", parts: Iterable[Part]) -> set[tuple[str, int]]:
-    """The axes every position of which has a unit."""
-    shapes = dict(graph.leaves)
-    counts: dict[tuple[str, int], int] = {}
+def _place(part: Part) -> tuple[str, int]:
+    return part.member.path, part.member.axis
+
+
+def _positions(parts: Iterable[Part]) -> dict[tuple[str, int], set[int]]:
+    """Which positions along which axes have a unit."""
+    found: dict[tuple[str, int], set[int]] = {}
     for part in parts:
-        key = part.member.path, part.member.axis
-        counts[key] = counts.get(key, 0) + part.member.indices.size
-    return {key for key, count in counts.items() if count == shapes[key[0]][key[1]]}
+        found.setdefault(_place(part), set()).update(part.member.indices.ravel().tolist())
+    return found
+
+
+def _whole(graph: "Graph", parts: Iterable[Part]) -> list[Part]:
+    """The parts along axes every position of which has a unit."""
+    found = list(parts)
+    shapes, held = dict(graph.leaves), _positions(found)
+    return [part for part in found if len(held[_place(part)]) == shapes[part.member.path][part.member.axis]]
+
+
+def _refuse_split(graph: "Graph", chosen: Sequence[Part]) -> None:
+    """Leaves of which a part belongs to units that are not penalised, though nothing pins it."""
+    groups = (*graph.groups, *graph.left_out)
+    shapes = dict(graph.leaves)
+    for (path, axis), mine in _positions(chosen).items():
+        length = shapes[path][axis]
+        if len(mine) == length:
+            continue
+        here = [part for part in _parts(graph, groups) if _place(part) == (path, axis)]
+        if len(_positions(here)[path, axis]) < length:
+            continue
+        others = [part for part in here if mine.isdisjoint(part.member.indices.ravel().tolist())]
+        taken, apart = ({part.group for part in some} for some in (chosen, others))
+        raise ValueError(
+            f"'{path}' is penalised as a whole or not at all, and {len(mine)} of the {length} positions of "
+            f"its axis {axis} belong to the graph's groups: {_named(groups, here, taken)}. The others belong "
+            f"to groups that are not penalised with them: {_named(groups, here, apart)}. "
+            f"Choose all of these together with Graph.only, or take '{path}' out of the penalty's mask."
+        )
+
+
+def _named(groups: "Sequence[Group]", parts: Iterable[Part], wanted: Collection[int]) -> str:
+    numbers = dict.fromkeys(part.group for part in parts if part.group in wanted)
+    return ", ".join(f"{groups[n].size} units of '{groups[n].members[0].path}'" for n in numbers)
 
 
 def _prefix(graph: "Graph", flat: FlatTree, selected: Sequence[int]) -> str:
@@ -176,19 +222,40 @@ def _prefix(graph: "Graph", flat: FlatTree, selected: Sequence[int]) -> str:
 
 def disjoint(graph: "Graph") -> "list[list[Group]]":
     """The groups in as few lists as a greedy search finds, none of which has overlapping groups."""
-    parts = [
-        Part(number, member)
-        for number, group in enumerate(graph.groups)
-        for member in group.members
-        if (graph.consumers or member.role == PRODUCES) and member.path not in graph.state
-    ]
+    parts = _parts(graph, graph.groups)
     clashes = _conflicts(parts)
+    clashes |= {(second, first) for first, second in clashes}
+
+    def fit(some: Iterable[int], others: Collection[int]) -> bool:
+        return not any((one, other) in clashes for one in some for other in others)
+
     colours: list[list[int]] = []
-    for number in range(len(graph.groups)):
-        for colour in colours:
-            if not any((number, other) in clashes or (other, number) in clashes for other in colour):
-                colour.append(number)
-                break
+    for bundle in _bundles(graph, parts, fit):
+        colour = next((colour for colour in colours if fit(bundle, colour)), None)
+        if colour is None:
+            colours.append(bundle)
         else:
-            colours.append([number])
-    return [[graph.groups[number] for number in colour] for colour in colours]
+            colour += bundle
+    return [[graph.groups[number] for number in sorted(colour)] for colour in colours]
+
+
+def _bundles(
+    graph: "Graph", parts: Sequence[Part], fit: Callable[[Iterable[int], Collection[int]], bool]
+) -> list[list[int]]:
+    """Groups that lie side by side in a leaf, such as a fused kernel: it is penalised with all of them."""
+    bundle_of = {number: [number] for number in range(len(graph.groups))}
+    shapes = dict(graph.leaves)
+    side_by_side = [
+        (first, second)
+        for first, second in itertools.combinations(parts, 2)
+        if _place(first) == _place(second)
+        and max(first.member.indices.size, second.member.indices.size)
+        < shapes[first.member.path][first.member.axis]
+    ]
+    # Heads with heads and widths with widths, where a leaf has both.
+    for first, second in sorted(side_by_side, key=lambda pair: abs(_stride(pair[0]) - _stride(pair[1]))):
+        one, other = bundle_of[first.group], bundle_of[second.group]
+        if one is not other and fit(one, other):
+            one += other
+            bundle_of.update(dict.fromkeys(other, one))
+    return [bundle for number, bundle in bundle_of.items() if number == min(bundle)]

@@ -66,7 +66,8 @@ class Graph(Groups):
     not penalised. Where two groups hold the same elements, as heads and their width do, the one of the slower
     axis is penalised; :meth:`only` chooses another, and :meth:`describe` says which it is. State, such as
     running averages, is never penalised. The penalty may be used on a part of the tree that was traced, such
-    as ``variables["params"]``. A leaf of which a part of the axis is pinned is left out as a whole.
+    as ``variables["params"]``. A leaf of which a part of the axis is pinned is left out as a whole; one of
+    which a part belongs to groups that are not chosen is an error.
 
     A graph holds no array. It is equal to any other graph with the same groups, so that rebuilding it
     never recompiles.
@@ -78,6 +79,7 @@ class Graph(Groups):
         pinned: which axes keep their length, and why.
         recipe: how it was traced, for :func:`jaxreg.compact`.
         consumers: whether penalties count consuming members too.
+        left_out: the groups that :meth:`only` did not choose.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -105,6 +107,7 @@ class Graph(Groups):
     pinned: tuple[Pin, ...]
     recipe: Any
     consumers: bool = False
+    left_out: tuple[Group, ...] = ()
 
     def resolve(self, flat: FlatTree, selected: Sequence[int]) -> tuple[Cluster, ...]:
         return coupled.resolve(self, flat, selected)
@@ -113,22 +116,32 @@ class Graph(Groups):
         """The same graph, whose penalties also count what sums over a unit, such as the next kernel's row.
 
         In a chain of layers a kernel produces one group and consumes another: such groups overlap, which
-        :func:`jaxreg.overlapping_group_lasso` takes as ``graph.with_consumers().disjoint()``.
+        :func:`jaxreg.overlapping_group_lasso` takes as ``graph.with_consumers().disjoint()``. Of a recurrent
+        kernel, which produces and consumes the same units, the producing axis counts alone.
         """
         return dataclasses.replace(self, consumers=True)
 
     def only(self, groups: Iterable[Group]) -> "Graph":
-        """A graph of some of the groups, such as ``graph.only(g for g in graph.groups if g.size > 64)``."""
+        """A graph of some of the groups, such as ``graph.only(g for g in graph.groups if g.size > 64)``.
+
+        Groups that lie side by side in one leaf, as in a fused kernel, are penalised together or not at
+        all: a penalty that reaches a leaf of which the graph has only a part is an error.
+        """
         wanted = list(groups)
         for group in wanted:
             if group not in self.groups:
                 raise ValueError(
                     f"The 'groups' parameter of Graph.only must hold groups of it. Got {group!r}."
                 )
-        return dataclasses.replace(self, groups=tuple(group for group in self.groups if group in wanted))
+        chosen = tuple(group for group in self.groups if group in wanted)
+        others = tuple(group for group in self.groups if group not in wanted)
+        return dataclasses.replace(self, groups=chosen, left_out=self.left_out + others)
 
     def disjoint(self) -> "tuple[Graph, ...]":
-        """The graph as several ones, in none of which two groups hold the same elements."""
+        """The graph as several ones, in none of which two groups hold the same elements.
+
+        Groups that lie side by side in one leaf are in one graph, unless they overlap elsewhere.
+        """
         return tuple(self.only(groups) for groups in coupled.disjoint(self))
 
     def describe(self) -> "describe.Description":
@@ -141,7 +154,7 @@ class Graph(Groups):
 
     @functools.cached_property
     def _key(self) -> Any:
-        return self.groups, self.leaves, self.state, self.consumers
+        return self.groups, self.leaves, self.state, self.consumers, self.left_out
 
     @functools.cached_property
     def _hash(self) -> int:

@@ -187,3 +187,88 @@ def test_a_leaf_of_another_shape_is_refused():
     params["0"]["kernel"] = jnp.zeros((5, 7))
     with pytest.raises(ValueError, match=r"'0/kernel' of shape \(5, 8\). Got \(5, 7\)"):
         jaxreg.group_lasso(1.0, graph_of(case))(params)
+
+
+def side_by_side(params, x):
+    """A fused kernel makes two groups of units, one of which feeds a third."""
+    first, second = jnp.split(x @ params["fused"], [7], -1)
+    third = jax.nn.relu(jax.nn.relu(second) @ params["mid"] + params["bias"])
+    return (jax.nn.relu(first) * params["a_scale"]) @ params["out"] + third @ params["end"]
+
+
+@pytest.fixture(scope="module")
+def fused():
+    rng = np.random.default_rng(0)
+    shapes = {"fused": (4, 12), "a_scale": (7,), "out": (7, 2), "mid": (5, 6), "bias": (6,), "end": (6, 2)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return jaxreg.structures.trace(side_by_side, params, np.ones((8, 4), np.float32)), params
+
+
+def norms_over_members(graph, params):
+    total = 0.0
+    for group in graph.groups:
+        for unit in range(group.size):
+            held = [
+                np.take(params[member.path], member.indices[unit], member.axis).ravel()
+                for member in group.members
+                if graph.consumers or member.role == "produces"
+            ]
+            total += np.sqrt(sum(map(len, held))) * np.linalg.norm(np.concatenate(held))
+    return total
+
+
+def test_a_part_of_a_fused_kernel_is_not_left_out_in_silence(fused):
+    graph, params = fused
+    first = graph.only(group for group in graph.groups if group.size == 7)
+    words = r"'fused' .* 7 of the 12 positions of its axis 1 .*: 7 units of 'a_scale'. .*: 5 units of 'fused'"
+    with pytest.raises(ValueError, match=words):
+        jaxreg.group_lasso(1.0, first)(params)
+    elsewhere = jaxreg.group_lasso(1.0, first, mask=jaxreg.masks.path("a_scale"))
+    np.testing.assert_allclose(elsewhere(params), np.abs(params["a_scale"]).sum(), rtol=1e-6)
+    both = graph.only(group for group in graph.groups if group.size in (5, 7))
+    np.testing.assert_allclose(
+        jaxreg.group_lasso(1.0, both)(params), norms_over_members(both, params), rtol=1e-5
+    )
+
+
+def test_groups_of_a_fused_kernel_stay_together(fused):
+    graph, params = fused
+    graphs = graph.with_consumers().disjoint()
+    assert [sorted(group.size for group in part.groups) for part in graphs] == [[5, 7], [6]]
+    expected = sum(norms_over_members(part, params) for part in graphs)
+    np.testing.assert_allclose(jaxreg.overlapping_group_lasso(1.0, graphs)(params), expected, rtol=1e-5)
+
+
+def test_groups_of_one_leaf_that_overlap_in_another_are_refused():
+    """What reads a concatenation of all layers holds groups that follow one another."""
+
+    def dense(params, x):
+        first = jax.nn.relu(x @ params["a"])
+        return jnp.concatenate([first, jax.nn.relu(first @ params["b"])], -1) @ params["out"]
+
+    params = {"a": np.ones((2, 3), np.float32), "b": np.ones((3, 4), np.float32)}
+    params["out"] = np.ones((7, 2), np.float32)
+    graphs = jaxreg.structures.trace(dense, params, np.ones((1, 2), np.float32)).with_consumers().disjoint()
+    with pytest.raises(ValueError, match="'out' is penalised as a whole or not at all"):
+        jaxreg.overlapping_group_lasso(1.0, graphs)(params)
+    rest = jaxreg.overlapping_group_lasso(1.0, graphs, mask=jaxreg.masks.path("a", "b"))
+    expected = np.sqrt(6) * 3 * np.sqrt(6) + np.sqrt(3) * 4 * np.sqrt(3)
+    np.testing.assert_allclose(rest(params), expected, rtol=1e-5)
+
+
+def test_units_of_a_recurrent_kernel_are_its_columns():
+    """Its rows consume the same units, and a row of one unit crosses the columns of all others."""
+
+    def recurrent(params, x):
+        hidden = jax.nn.relu(x @ params["in"])
+        return jax.nn.relu(hidden @ params["again"] + x @ params["in"]) @ params["out"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"in": (3, 5), "again": (5, 5), "out": (5, 2)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    graph = jaxreg.structures.trace(recurrent, params, np.ones((2, 3), np.float32)).with_consumers()
+    held = np.concatenate([params["in"], params["again"], params["out"].T])
+    penalty = jaxreg.group_lasso(1.0, graph, size_weights=False)
+    np.testing.assert_allclose(penalty(params), np.linalg.norm(held, axis=0).sum(), rtol=1e-6)
+    rows = {(row.path, row.axis): row.penalised for row in graph.describe().rows}
+    assert rows == {("again", 0): False, ("again", 1): True, ("in", 1): True, ("out", 0): True}

@@ -101,24 +101,6 @@ def test_parameters_of_another_dtype_or_shape_are_named():
         small.apply(params, jnp.ones((1, 3)))
 
 
-def two_layers(params, x):
-    return jax.nn.relu(jax.nn.relu(x @ params["enc"]["w"]) @ params["dec"]["w"]) @ params["out"]
-
-
-def test_a_state_of_a_part_goes_to_that_part():
-    columns = draw(19, 3, 8).at[:, :2].set(0)
-    params = {"enc": {"w": columns}, "dec": {"w": draw(20, 8, 8).at[:, 6:].set(0)}, "out": draw(21, 8, 2)}
-    graph = structures.trace(two_layers, params, jnp.ones((1, 3)))
-    whole = optax.adam(0.1).init(params)
-    small = jaxreg.compact(graph, params, opt_state=whole)
-    moments = small.opt_state[0].mu
-    assert moments["enc"]["w"].shape == (3, 6)
-    assert moments["dec"]["w"].shape == (6, 6)
-    part = optax.adam(0.1).init(params["enc"])
-    with pytest.raises(ValueError, match="'0/mu/w' of 'opt_state' could belong to 'dec/w' or to 'enc/w'"):
-        jaxreg.compact(graph, params, opt_state=part)
-
-
 def test_a_part_is_known_by_all_of_its_leaves():
     w1, b1, w2 = draw(22, 3, 8).at[:, :3].set(0), jnp.zeros(8), draw(23, 8, 2)
     variables = {"ema": {"w1": w1, "b1": b1}, "params": {"w1": w1, "b1": b1, "w2": w2}}
