@@ -170,7 +170,11 @@ class Exactness:
 
     def inside(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
         if operation.name in REMATERIALISED | JVP_RULE | VJP_RULE:
-            return self.walk(operation.bodies[0], facts)
+            results = self.walk(operation.bodies[0], facts)
+            if any(fact.nan for fact in facts) and _pointwise(operation):
+                # Inside, where it asks for NaN, one value would be taken for several.
+                return [f.either(f.elementwise(operation, facts), results[0])]
+            return results
         if operation.name == "cond":
             results = [self.walk(body, facts[1:]) for body in operation.bodies]
             joined = results[0]
@@ -210,3 +214,18 @@ class Exactness:
     @staticmethod
     def joined(ours: Sequence[Facts], theirs: Sequence[Facts], values: Sequence[Value]) -> list[Facts]:
         return [f.joined(a, b, value) for a, b, value in zip(ours, theirs, values, strict=True)]
+
+
+def _pointwise(operation: Operation) -> bool:
+    """Whether each element of the result is made of the operands' elements at the same place."""
+    if not operation.bodies:
+        return operation.name in ELEMENTWISE
+    (body, *others), shape = operation.bodies, operation.outputs[0].shape
+    values = [*body.inputs, *body.constants, *(value for inner in body.operations for value in inner.outputs)]
+    return (
+        not others
+        and operation.name in JVP_RULE | VJP_RULE
+        and len(operation.outputs) == 1
+        and all(value.shape in ((), shape) for value in values)
+        and all(map(_pointwise, body.operations))
+    )

@@ -127,6 +127,18 @@ def joined(a: Facts, b: Facts, value: Value) -> Facts:
     return Facts(axes=tuple(axes), nan=nan)
 
 
+def either(a: Facts, b: Facts) -> Facts:
+    """What one or the other of two says about the same array."""
+    if a.whole is not None or b.whole is not None:
+        return b if a.whole is None else a
+    axes = [dict(found) for found in a.axes]
+    for found, more in zip(axes, b.axes, strict=True):
+        for unit, known in more.items():
+            mine = found.get(unit, known)
+            found[unit] = Known(mine.mask | known.mask, np.where(mine.mask, mine.values, known.values))
+    return Facts(axes=tuple(axes), nan=a.nan and b.nan)
+
+
 def same(a: Facts, b: Facts) -> bool:
     if (a.whole is None) != (b.whole is None) or a.whole != b.whole or a.nan != b.nan:
         return False
@@ -261,9 +273,20 @@ def _apply(operation: Operation, columns: Sequence[np.ndarray]) -> np.ndarray:
     length = 1 << (len(first) - 1).bit_length()
     padded = np.concatenate([first, np.repeat(first[:1], length - len(first))])
     with jax.ensure_compile_time_eval():
-        result = bind(operation.primitive, operation.params, [jnp.asarray(c[padded]) for c in columns])
-    result = result[0] if operation.primitive.multiple_results else result
+        result = _result(operation, [jnp.asarray(c[padded]) for c in columns])
     return np.asarray(result)[: len(first)][back.reshape(-1)]
+
+
+def _result(operation: Operation, arrays: Sequence[Any]) -> Any:
+    if operation.bodies:
+        (body,) = operation.bodies
+        known = dict(zip(body.inputs, arrays, strict=True))
+        known |= {value: value.constant for value in body.constants}
+        for inner in body.operations:
+            known[inner.outputs[0]] = _result(inner, [known[value] for value in inner.inputs])
+        return known[body.outputs[0]]
+    result = bind(operation.primitive, operation.params, arrays)
+    return result[0] if operation.primitive.multiple_results else result
 
 
 def is_number(dtype: Any) -> bool:

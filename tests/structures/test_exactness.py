@@ -118,6 +118,8 @@ def rows(x):
         (lambda x, w: divided(x) @ w, False),
         (lambda x, w: rows(x) @ w, True),
         (lambda x, w: jax.nn.leaky_relu(rows(x)) @ w, True),
+        (lambda x, w: (jax.nn.softplus(rows(x)) - jax.nn.softplus(0.0)) @ w, True),
+        (lambda x, w: (jnp.logaddexp(rows(x), x[:2]) - jax.nn.softplus(0.0)) @ w, True),
         (lambda x, w: jnp.where(jnp.isnan(rows(x)), 0.0, rows(x)) @ w, True),
         (lambda x, w: jnp.where(jnp.isnan(rows(x)), 0.3, rows(x)) @ w, False),
         (lambda x, w: jnp.where(rows(x) < 1, rows(x), 0.3) @ w, False),
