@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxreg.arguments import check_flag, check_number, check_whole_number
 from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
-from jaxreg.structures.evidence import Evidence, Folded, evidence_of, judge, remembered
+from jaxreg.structures.evidence import Evidence, Folded, Round, judge, round_of
 from jaxreg.structures.exactness import Exactness
 from jaxreg.structures.graph import Graph, Group, Member
 from jaxreg.structures.in_place import nnx_update
@@ -174,6 +174,8 @@ def compact(
         differently. The computation is the recorded one: numbers that the large model's lengths had
         become, such as the 1/N of a mean, stay. What is proven is the function's value: a gradient rule
         of the user's own (``jax.custom_vjp``) that divides by a norm over units may give another gradient.
+        A constant counts as known where it is made of what goes with the unit and of numbers that are no
+        parameters: one that depends on parameters that stay would change with them in training.
         For inputs of another shape the function is traced and judged anew, and what would not have
         been exact for them is an error.
     """
@@ -255,8 +257,8 @@ def _remove(
     dims = [unit for unit, _ in units]
     left = {unit: np.arange(unit.size) for unit in dims}
     changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
-    folded: dict[tuple[Dimension, int], Folded] = {}
-    arrays, history = given, None
+    rounds: list[Round] = []
+    arrays = given
     owners: dict[Operation, Dimension] = {}
 
     def may_fold(fold: Fold, verdict: Verdict) -> bool:
@@ -268,9 +270,9 @@ def _remove(
     while True:
         removal = Removal(left)
         known = Exactness(trace.program, dims, removal.kept).known(arrays)
-        history = remembered(history, known, left)
         judgement = judge(trace, left, known, graph.state, may_fold)
-        after = {}
+        after: dict[Dimension, np.ndarray] = {}
+        folded: dict[tuple[Dimension, int], Folded] = {}
         for unit, group in units:
             gone = judgement.goes(unit)
             if not judgement.verdicts[unit].read:
@@ -286,10 +288,10 @@ def _remove(
                     changes.setdefault((unit, index), []).append((plan.bias, change))
         if all(len(after[unit]) == len(left[unit]) for unit in left):
             break
+        rounds.append(round_of(dims, known, left, folded))
         arrays = _folded(given, changes, after)
         left = after
     refused = _refused(units, left, judgement.verdicts, arrays, trace, graph.state)
-    judged = dict(left)
     for unit in left:
         if round_to is None:
             break
@@ -299,7 +301,8 @@ def _remove(
         left[unit] = np.union1d(left[unit], back).astype(int)
     final = _folded(given, changes, left)
     changed = {n: new for n, new in enumerate(final) if new is not given[n]}
-    evidence = evidence_of([group for _, group in units], dims, history, judged, folded, left, graph.state)
+    groups = tuple(group for _, group in units)
+    evidence = Evidence(groups, tuple(rounds), tuple(left[unit] for unit in dims), graph.state)
     return Removal(left), changed, refused, evidence
 
 

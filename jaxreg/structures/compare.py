@@ -75,6 +75,8 @@ def _bodies(ours: Operation, theirs: Operation) -> str | None:
 
 
 def _gradient(ours: Operation, theirs: Operation) -> str | None:
+    if ours.around is not None and theirs.around is not None:
+        return None  # the rule in which they stand, which is being compared
     if ours.gradient is None or theirs.gradient is None:
         return None if ours.gradient is theirs.gradient else "with a gradient rule on one side alone"
     problem = first_difference(_alive(ours.gradient), _alive(theirs.gradient))

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.structures import folding
@@ -14,7 +16,7 @@ from jaxreg.structures.removal import Removal
 from jaxreg.structures.tracing import Trace
 from jaxreg.structures.verdicts import Fold, Verdict
 
-Folded = tuple[tuple[int, int, float], ...]
+Folded = tuple[tuple[int, int, Any], ...]
 """What a unit leaves behind: kernel and bias, by their places among the parameters, and the constant."""
 
 
@@ -37,8 +39,8 @@ class Judgement:
         return [plan for plan in found if plan is not None]
 
     def folded(self, unit: Dimension, index: int) -> Folded:
-        plans = self.planned(unit, index)
-        return tuple(sorted((p.kernel, p.bias, float(p.fold.constants.values[index])) for p in plans))
+        found = [(p.kernel, p.bias, p.fold.constants.values[index]) for p in self.planned(unit, index)]
+        return tuple(sorted(found, key=lambda entry: entry[:2]))
 
 
 def judge(
@@ -52,7 +54,8 @@ def judge(
 
     ``state`` are paths of leaves that training overwrites: no constant may be folded into them.
     """
-    verdicts = Exactness(trace.program, list(left), Removal(left).kept).run(known)
+    returned = [number for number in range(len(trace.program.outputs)) if number not in trace.state.values()]
+    verdicts = Exactness(trace.program, list(left), Removal(left).kept, returned).run(known)
 
     def plan(fold: Fold) -> folding.Plan | None:
         made = folding.plan(trace.program, len(trace.traced), fold)
@@ -62,89 +65,88 @@ def judge(
     return Judgement(verdicts, {id(fold): plan(fold) for fold, verdict in folds if may_fold(fold, verdict)})
 
 
-def remembered(
-    before: Sequence[Facts] | None, known: Sequence[Facts], left: Mapping[Dimension, np.ndarray]
-) -> list[Facts]:
-    """The facts of this round about units that are left, and for those that are gone of the round before."""
-    if before is None:
-        return list(known)
-    return [_remembered(old, new, left) for old, new in zip(before, known, strict=True)]
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What was known when some units went, by the numbers of their groups; vectors, no parameters."""
+
+    known: tuple[tuple[Mapping[int, Known], ...], ...]
+    """For each parameter and each of its axes."""
+    left: tuple[np.ndarray, ...]
+    """Which units there were before."""
+    folded: tuple[Mapping[int, Folded], ...]
+    """For each group, and each of its units that went, what was folded."""
 
 
-def _remembered(old: Facts, new: Facts, left: Mapping[Dimension, np.ndarray]) -> Facts:
-    if new.whole is not None and old.whole == new.whole:
-        return new
-    axes: list[dict[Dimension, Known]] = []
-    for axis in range(max(len(old.axes), len(new.axes))):
-        units = {*(old.axes[axis] if old.axes else ()), *(new.axes[axis] if new.axes else ())}
-        found = {}
-        for unit in units:
-            then, now = old.along(axis, unit), new.along(axis, unit)
-            if then is not None and now is not None:
-                here = np.isin(np.arange(unit.size), left[unit])
-                found[unit] = Known(
-                    np.where(here, now.mask, then.mask), np.where(here, now.values, then.values)
-                )
-        axes.append(found)
-    return Facts(axes=tuple(axes))
+def round_of(
+    units: Sequence[Dimension],
+    known: Sequence[Facts],
+    left: Mapping[Dimension, np.ndarray],
+    folded: Mapping[tuple[Dimension, int], Folded],
+) -> Round:
+    numbers = {unit: number for number, unit in enumerate(units)}
+    went: list[dict[int, Folded]] = [{} for _ in units]
+    for (unit, index), what in folded.items():
+        went[numbers[unit]][index] = what
+    return Round(
+        tuple(
+            tuple({numbers[u]: claim for u, claim in axis.items()} for axis in fact.axes) for fact in known
+        ),
+        tuple(left[unit] for unit in units),
+        tuple(went),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What was known of the parameters, and what was made of it; vectors, no parameters."""
+    """Why units could go, round by round: what went first may be why the others could follow."""
 
     groups: tuple[Group, ...]
-    known: tuple[tuple[object, tuple[Mapping[int, Known], ...]], ...]
-    """The facts about each parameter, with the number of a group in place of its dimension."""
+    rounds: tuple[Round, ...]
     left: tuple[np.ndarray, ...]
-    folded: tuple[Mapping[int, Folded], ...]
-    """For each group, and each of its units that went, what was folded."""
+    """What is left at the end."""
     state: frozenset[str]
 
     def check(self, trace: Trace, found: Mapping[Group, Dimension]) -> None:
         """Raise where a unit that went would have had to stay for the program of this trace."""
         dims = {number: found[group] for number, group in enumerate(self.groups) if group in found}
+        for step in self.rounds:
+            self._check(trace, dims, step)
+
+    def _check(self, trace: Trace, dims: Mapping[int, Dimension], step: Round) -> None:
         known = [
-            Facts(whole, tuple({dims[n]: k for n, k in axis.items() if n in dims} for axis in axes))
-            for whole, axes in self.known
+            Facts(axes=tuple({dims[n]: claim for n, claim in axis.items() if n in dims} for axis in axes))
+            for axes in step.known
         ]
-        left = {unit: self.left[number] for number, unit in dims.items()}
-        folding_units = {unit for number, unit in dims.items() if any(self.folded[number].values())}
+        left = {unit: step.left[number] for number, unit in dims.items()}
+        folding_units = {unit for number, unit in dims.items() if any(step.folded[number].values())}
         judgement = judge(trace, left, known, self.state, lambda fold, _: fold.unit in folding_units)
         for number, unit in dims.items():
             goes = judgement.goes(unit)
-            for index, folded in self.folded[number].items():
-                if goes[index] and judgement.folded(unit, index) == folded:
+            for index in np.setdiff1d(list(step.folded[number]), self.left[number]).astype(int).tolist():
+                before, now = step.folded[number][index], judgement.folded(unit, index)
+                if goes[index] and _alike(before, now):
                     continue
                 reasons = "; ".join(judgement.verdicts[unit].reasons(index)[:3])
+                if goes[index]:
+                    reasons = f"its constant is {_constants(now)} instead of {_constants(before)}"
                 raise ValueError(
                     f"With inputs of these shapes unit {index} of "
                     f"'{self.groups[number].members[0].path}' could not have been removed as it was: "
-                    f"{reasons or 'its constant is another'}. Trace the graph with inputs of these shapes."
+                    f"{reasons}. Trace the graph with inputs of these shapes."
                 )
 
 
-def evidence_of(
-    groups: Sequence[Group],
-    units: Sequence[Dimension],
-    known: Sequence[Facts],
-    judged: Mapping[Dimension, np.ndarray],
-    folded: Mapping[tuple[Dimension, int], Folded],
-    left: Mapping[Dimension, np.ndarray],
-    state: frozenset[str],
-) -> Evidence:
-    """``judged`` says what was left when ``known`` was read off, ``left`` what is left at the end."""
-    numbers = {unit: number for number, unit in enumerate(units)}
-    return Evidence(
-        groups=tuple(groups),
-        known=tuple(
-            (fact.whole, tuple({numbers[unit]: known for unit, known in axis.items()} for axis in fact.axes))
-            for fact in known
-        ),
-        left=tuple(judged[unit] for unit in units),
-        folded=tuple(
-            {i: folded[unit, i] for i in np.setdiff1d(np.arange(unit.size), left[unit]).tolist()}
-            for unit in units
-        ),
-        state=state,
+def _alike(before: Folded, now: Folded) -> bool:
+    """Whether the same constants go into the same biases, but for how their making rounds."""
+    return [entry[:2] for entry in before] == [entry[:2] for entry in now] and all(
+        abs(complex(a) - complex(b)) <= _rounding(a.dtype) * abs(complex(a))
+        for (_, _, a), (_, _, b) in zip(before, now, strict=True)
     )
+
+
+def _rounding(dtype: Any) -> float:
+    return max(1e-6, 2 * float(jnp.finfo(dtype).eps)) if jnp.issubdtype(dtype, jnp.inexact) else 0.0
+
+
+def _constants(folded: Folded) -> str:
+    return ", ".join(f"{constant:g}" for _, _, constant in folded) or "0"

@@ -5,6 +5,7 @@ followed through the program, and each sum, product or maximum over a group is a
 pass or fail.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,12 +29,20 @@ PASSED_ON = frozenset(
 
 
 class Exactness:
-    """One walk through a program whose parameters have these values."""
+    """One walk through a program whose parameters have these values.
+
+    ``returned`` are the outputs that the caller reads, who must miss nothing in them.
+    """
 
     def __init__(
-        self, program: Program, tracked: Sequence[Dimension], kept: Callable[[Dimension], Any]
+        self,
+        program: Program,
+        tracked: Sequence[Dimension],
+        kept: Callable[[Dimension], Any],
+        returned: Sequence[int] = (),
     ) -> None:
         self.program = program
+        self.returned = returned
         self.tracked = frozenset(tracked)
         self.kept = kept
         self.recording = True
@@ -46,6 +55,8 @@ class Exactness:
         """What the parameters hold; ``arrays`` are the values of the first inputs."""
         return [
             f.of_array(value, array, self.tracked, self.kept)
+            if f.is_number(value.dtype)
+            else f.nothing(value)
             for value, array in zip(self.program.inputs, arrays, strict=False)
         ]
 
@@ -53,7 +64,12 @@ class Exactness:
         """Judge all tracked units, from what is known of the first inputs, the parameters."""
         inputs = [*known, *(f.nothing(value) for value in self.program.inputs[len(known) :])]
         with np.errstate(all="ignore"):  # a constant may well be infinite
-            self.walk(self.program, inputs)
+            results = self.walk(self.program, inputs)
+        for number in self.returned:
+            for axis, units in enumerate(self.units(self.program.outputs[number])):
+                for unit in units:
+                    claim = results[number].along(axis, unit)
+                    self.judge(None, unit, np.zeros(unit.size, bool) if claim is None else claim.zero)
         return self.verdicts
 
     def walk(self, program: Program, inputs: Sequence[Facts]) -> list[Facts]:
@@ -66,9 +82,9 @@ class Exactness:
         return [known[value] for value in program.outputs]
 
     def of_constant(self, value: Value) -> Facts:
-        if not f._is_number(value.dtype):
+        if not f.is_number(value.dtype):
             return f.nothing(value)
-        return f.of_array(value, value.constant, self.tracked, self.kept)
+        return f.of_constant(value, self.tracked, self.kept)
 
     def outcome(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
         name = operation.name
@@ -78,6 +94,14 @@ class Exactness:
             return [f.elementwise(operation, facts)]
         if name in IDENTITIES:
             return facts
+        return [
+            dataclasses.replace(result, nan=result.nan or f.tainted(value, facts))
+            for result, value in zip(self.rearranged(operation, facts), operation.outputs, strict=True)
+        ]
+
+    def rearranged(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
+        """What operations make of facts that do not go element by element."""
+        name = operation.name
         if name in PASSED_ON:
             return [self.moved(operation, facts, number) for number in range(len(operation.outputs))]
         if name not in JUDGED:
@@ -126,8 +150,10 @@ class Exactness:
             axes.append(found)
         return Facts(axes=tuple(axes))
 
-    def judge(self, operation: Operation, unit: Dimension, ok: np.ndarray, fold: Fold | None = None) -> None:
-        """Record which units an operation lets go."""
+    def judge(
+        self, operation: Operation | None, unit: Dimension, ok: np.ndarray, fold: Fold | None = None
+    ) -> None:
+        """Record which units an operation lets go, or the caller."""
         if not self.recording:
             return
         verdict = self.verdicts[unit]
@@ -144,7 +170,11 @@ class Exactness:
 
     def inside(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
         if operation.name in REMATERIALISED | JVP_RULE | VJP_RULE:
-            return self.walk(operation.bodies[0], facts)
+            results = self.walk(operation.bodies[0], facts)
+            if any(fact.nan for fact in facts) and _pointwise(operation):
+                # Inside, where it asks for NaN, one value would be taken for several.
+                return [f.either(f.elementwise(operation, facts), results[0])]
+            return results
         if operation.name == "cond":
             results = [self.walk(body, facts[1:]) for body in operation.bodies]
             joined = results[0]
@@ -161,9 +191,10 @@ class Exactness:
         (body,) = operation.bodies
         consts, carried = scan_counts(operation)
         first = consts + carried
-        stacked = [Facts(fact.whole, fact.axes[1:]) for fact in facts[first:]]
+        stacked = [dataclasses.replace(fact, axes=fact.axes[1:]) for fact in facts[first:]]
         carry, rest = self.settled(body, facts[:consts], facts[consts:first], stacked)
-        return [*carry, *(Facts(fact.whole, ({}, *fact.axes) if fact.axes else ()) for fact in rest)]
+        outer = [dataclasses.replace(fact, axes=({}, *fact.axes) if fact.axes else ()) for fact in rest]
+        return [*carry, *outer]
 
     def settled(
         self, body: Program, consts: list[Facts], carry: list[Facts], stacked: list[Facts]
@@ -183,3 +214,18 @@ class Exactness:
     @staticmethod
     def joined(ours: Sequence[Facts], theirs: Sequence[Facts], values: Sequence[Value]) -> list[Facts]:
         return [f.joined(a, b, value) for a, b, value in zip(ours, theirs, values, strict=True)]
+
+
+def _pointwise(operation: Operation) -> bool:
+    """Whether each element of the result is made of the operands' elements at the same place."""
+    if not operation.bodies:
+        return operation.name in ELEMENTWISE
+    (body, *others), shape = operation.bodies, operation.outputs[0].shape
+    values = [*body.inputs, *body.constants, *(value for inner in body.operations for value in inner.outputs)]
+    return (
+        not others
+        and operation.name in JVP_RULE | VJP_RULE
+        and len(operation.outputs) == 1
+        and all(value.shape in ((), shape) for value in values)
+        and all(map(_pointwise, body.operations))
+    )

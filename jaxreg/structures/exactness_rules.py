@@ -1,5 +1,6 @@
 """What operations that sum, multiply, pad or look up make of the constants that slices hold."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ def _reduction(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) 
 
     def reduced(known: Known) -> Known:
         if operation.name == "reduce_sum":
-            return Known(known.mask, known.values * np.asarray(times, known.values.dtype))
+            # In the dtype of the sum, in which as many terms may overflow; but zeros add up to zero.
+            total = known.values * np.asarray(times).astype(known.values.dtype)
+            return Known(known.mask, np.where(known.values == 0, known.values, total))
         if operation.name in ("reduce_prod", "reduce_xor"):
             return Known(known.mask & (known.values == neutral), known.values)
         return known
@@ -108,17 +111,32 @@ def _convolution(walk: "Exactness", operation: Operation, facts: Sequence[Facts]
     axes: list[dict[Dimension, Known]] = [{} for _ in operation.outputs[0].shape]
     axes[numbers.out_spec[0]] = _zeros(walk, operation, [(image, facts[0], numbers.lhs_spec[0])])
     made = _zeros(walk, operation, [(kernel, facts[1], outputs)])
-    if operation.params["feature_group_count"] > 1:
-        # A group of channels that is zero on either side is zero in what comes out.
-        inner = set(walk.units(kernel)[inputs])
-        own = [unit for unit in walk.units(image)[channels] if unit in walk.units(kernel)[outputs]]
-        for unit in own:
-            known = facts[0].along(channels, unit)
-            if known is not None and unit not in inner:
-                zero = known.zero | (made[unit].mask if unit in made else False)
-                made[unit] = Known(zero, np.zeros(unit.size, operation.outputs[0].dtype))
+    for unit, zero in _empty_groups(walk, operation, facts[0]).items():
+        if unit in made:
+            zero = zero | made[unit].mask
+        made[unit] = Known(zero, np.zeros(unit.size, operation.outputs[0].dtype))
     axes[numbers.out_spec[1]] = made
     return Facts(axes=tuple(axes))
+
+
+def _empty_groups(walk: "Exactness", operation: Operation, image: Facts) -> dict[Dimension, np.ndarray]:
+    """The units that are made of nothing but groups of channels that are zero."""
+    numbers, groups = operation.params["dimension_numbers"], operation.params["feature_group_count"]
+    channels = operation.inputs[0].dims[numbers.lhs_spec[1]]
+    made = operation.inputs[1].dims[numbers.rhs_spec[0]]
+    found = {}
+    for unit in walk.units(operation.inputs[0])[numbers.lhs_spec[1]] if groups > 1 else ():
+        known = image.along(numbers.lhs_spec[1], unit)
+        if known is not None and unit in walk.units(operation.inputs[1])[numbers.rhs_spec[0]]:
+            read = f.indices(channels, unit)
+            makers = f.indices(made, unit) // (made.size // groups)
+            each = channels.size // groups
+            covered = [
+                np.isin(np.arange(each) + each * np.unique(mine)[:, None], ours).all()
+                for mine, ours in zip(makers, read, strict=True)
+            ]
+            found[unit] = known.zero & np.asarray(covered)
+    return found
 
 
 def _zeros(
@@ -148,8 +166,20 @@ def _kept_zeros(walk: "Exactness", operation: Operation, facts: Sequence[Facts])
     )
 
 
-def _window_max(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
-    return walk.moved(operation, facts[:1])
+def _extreme(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
+    """The largest or smallest of a constant is it, where each window has an element that is no padding."""
+    if all(_windows_meet(operation, axis) for axis in range(len(operation.inputs[0].shape))):
+        return walk.moved(operation, facts[:1])
+    return f.nothing(operation.outputs[0])
+
+
+def _windows_meet(operation: Operation, axis: int) -> bool:
+    params = operation.params
+    base, step = (params.get(name, (1,) * (axis + 1))[axis] for name in ("base_dilation", "window_dilation"))
+    starts = np.arange(operation.outputs[0].shape[axis]) * params["window_strides"][axis]
+    taps = starts[:, None] + np.arange(params["window_dimensions"][axis]) * step - params["padding"][axis][0]
+    real = (taps >= 0) & (taps < operation.inputs[0].shape[axis] * base) & (taps % base == 0)
+    return bool(real.any(axis=1).all())
 
 
 def _pad(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
@@ -212,47 +242,49 @@ def _iota(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Fa
 
 def _gather(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
     moved = walk.moved(operation, [facts[0], Facts(axes=tuple({} for _ in operation.inputs[1].shape))])
-    filler = _filler(operation)
     if facts[0].whole is not None:
-        return facts[0] if filler is None or facts[0].whole == filler else f.nothing(operation.outputs[0])
-    if filler is None:
+        moved = Facts(whole=facts[0].whole)
+    if operation.params["mode"] in (GatherScatterMode.CLIP, GatherScatterMode.PROMISE_IN_BOUNDS):
         return moved
+    filler = _filler(operation)
+    if filler is None:
+        return dataclasses.replace(moved, nan=True)
+    if moved.whole is not None:
+        return moved if moved.whole == filler else f.nothing(operation.outputs[0])
     same = lambda known: Known(known.mask & (known.values == filler), known.values)  # noqa: E731
     return Facts(axes=tuple({unit: same(known) for unit, known in found.items()} for found in moved.axes))
 
 
 def _filler(operation: Operation) -> Any:
-    """What an index out of bounds reads; None for one that reads an element, or something not finite."""
-    if operation.params["mode"] in (GatherScatterMode.CLIP, GatherScatterMode.PROMISE_IN_BOUNDS):
-        return None
+    """What an index out of bounds reads; None for NaN."""
     given = operation.params.get("fill_value")
-    if given is not None:
-        return given if np.isfinite(given) else None
-    if jnp.issubdtype(operation.outputs[0].dtype, jnp.inexact):
-        return None  # NaN
-    return np.nan  # some extreme whole number, which equals nothing that is known
+    if given is None and not jnp.issubdtype(operation.outputs[0].dtype, jnp.inexact):
+        return np.nan  # some extreme whole number, which equals nothing that is known
+    return None if given is None or np.isnan(given) else given
 
 
 def _updated(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:
     """Part of an operand replaced or added to: zero where both are."""
-    update = operation.inputs[1 if operation.name == "dynamic_update_slice" else 2]
-    new = facts[operation.inputs.index(update)]
-    if facts[0].whole == 0 and new.whole == 0:
+    if not _replaces_or_adds(operation):
+        return f.nothing(operation.outputs[0])
+    arrays = (0, 1 if operation.name == "dynamic_update_slice" else 2)
+    if all(facts[place].whole == 0 for place in arrays):
         return facts[0]
     axes = []
-    operand = operation.inputs[0]
-    for axis, units in enumerate(walk.units(operand)):
+    for units, pairs in zip(walk.units(operation.inputs[0]), operation.moves[0], strict=True):
         found = {}
         for unit in units:
-            places = [n for n, mine in enumerate(walk.units(update)) if unit in mine]
-            if new.whole is None and not places:
-                continue
-            ours = facts[0].along(axis, unit)
-            theirs = new.along(places[0] if places else 0, unit)
-            if ours is not None and theirs is not None:
-                found[unit] = Known(ours.zero & theirs.zero, ours.values)
+            known = f.agreed([facts[place].along(axis, unit) for place, axis in pairs if place in arrays])
+            if known is not None:
+                found[unit] = Known(known.zero, known.values)
         axes.append(found)
     return Facts(axes=tuple(axes))
+
+
+def _replaces_or_adds(operation: Operation) -> bool:
+    """Not where a function of the user's own is applied to what is there."""
+    function = operation.params.get("update_jaxpr")
+    return operation.name != "scatter" or function is None or function.outvars[0] is function.invars[1]
 
 
 JUDGED = frozenset([*NEUTRAL, "dot_general", "conv_general_dilated"])
@@ -261,7 +293,7 @@ JUDGED = frozenset([*NEUTRAL, "dot_general", "conv_general_dilated"])
 SPECIAL: dict[str, Callable[["Exactness", Operation, Sequence[Facts]], Facts]] = {
     **dict.fromkeys(NEUTRAL, _reduction),
     **dict.fromkeys(["cumsum", "reduce_window_sum"], _kept_zeros),
-    **dict.fromkeys(["reduce_window_max", "reduce_window_min"], _window_max),
+    **dict.fromkeys(["reduce_window_max", "reduce_window_min"], _extreme),
     **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "dynamic_update_slice"], _updated),
     "dot_general": _dot,
     "conv_general_dilated": _convolution,

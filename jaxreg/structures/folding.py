@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.structures.dimensions import find, leaves
@@ -12,6 +13,8 @@ from jaxreg.structures.removal import Removal
 from jaxreg.structures.verdicts import Fold
 
 _SAME_ORDER = frozenset("broadcast_in_dim reshape convert_element_type expand_dims squeeze".split())
+
+Users = dict[Value, list[Operation | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +30,14 @@ class Plan:
         fold = self.fold
         value = fold.operation.inputs[1 - fold.place]
         mine, summed = _contracted(fold)
-        array = np.asarray(arrays[self.kernel], np.float64)
+        array = np.asarray(arrays[self.kernel])
+        array = array.astype(np.result_type(array.dtype, np.float64))
         for axis in summed:
             kept = removal.kept(value.dims[axis])
             if axis == mine:
                 kept = np.intersect1d(kept, indices(value.dims[axis], fold.unit)[unit])
             array = np.take(array, kept, axis)
-        total = float(fold.constants.values[unit]) * array.sum(axis=summed)
+        total = np.asarray(fold.constants.values[unit]).astype(array.dtype) * array.sum(axis=summed)
         return total.reshape(np.shape(arrays[self.bias]))
 
 
@@ -49,17 +53,17 @@ def plan(program: Program, parameters: int, fold: Fold) -> Plan | None:
         return None
     result = operation.outputs[0]
     users = _users(program)
-    while len(users[result]) == 1 and users[result][0].name == "convert_element_type":
-        result = users[result][0].outputs[0]
-    if (
-        len(users[result]) != 1
-        or users[result][0].name not in ("add", "add_any")
-        or result in program.outputs
-    ):
+    while (user := _only(users[result])) is not None and user.name == "convert_element_type":
+        if not _of_one_kind(user):
+            return None
+        result = user.outputs[0]
+    if user is None or user.name not in ("add", "add_any"):
         return None
-    [added] = [value for value in users[result][0].inputs if value is not result] or [None]
+    [added] = [value for value in user.inputs if value is not result] or [None]
     bias = None if added is None else _parameter_behind(added, program, parameters, users)
-    if bias is None or not _same_axes(fold, kernel, program.inputs[bias]):
+    if bias is None or not jnp.issubdtype(program.inputs[bias].dtype, jnp.inexact):
+        return None
+    if not _same_axes(fold, kernel, program.inputs[bias]):
         return None
     return Plan(fold, program.inputs.index(kernel), bias)
 
@@ -84,20 +88,34 @@ def _sums_everywhere(operation: Operation) -> bool:
     return params["feature_group_count"] == 1 and not padded and not dilated
 
 
-def _users(program: Program) -> dict[Value, list[Operation]]:
-    users: dict[Value, list[Operation]] = {value: [] for value in program.inputs + program.constants}
+def _users(program: Program) -> Users:
+    """What reads each value; None stands for the caller, who reads the outputs."""
+    users: Users = {value: [] for value in program.inputs + program.constants}
     for operation in program.operations:
         for value in operation.inputs:
             users[value].append(operation)
         users |= {value: [] for value in operation.outputs}
+    for value in program.outputs:
+        users[value].append(None)
     return users
 
 
-def _parameter_behind(
-    value: Value, program: Program, parameters: int, users: dict[Value, list[Operation]]
-) -> int | None:
+def _only(users: Sequence[Operation | None]) -> Operation | None:
+    return users[0] if len(users) == 1 else None
+
+
+def _of_one_kind(operation: Operation) -> bool:
+    """Whether it neither rounds to whole numbers nor drops imaginary parts."""
+    kinds = (jnp.floating, jnp.complexfloating)
+    values = (*operation.inputs, *operation.outputs)
+    return any(all(jnp.issubdtype(value.dtype, kind) for value in values) for kind in kinds)
+
+
+def _parameter_behind(value: Value, program: Program, parameters: int, users: Users) -> int | None:
     makers = {output: operation for operation in program.operations for output in operation.outputs}
     while value in makers and makers[value].name in _SAME_ORDER and len(users[value]) == 1:
+        if not _of_one_kind(makers[value]):
+            return None
         value = makers[value].inputs[0]
     known = program.inputs[:parameters]
     return known.index(value) if value in known and len(users[value]) == 1 else None

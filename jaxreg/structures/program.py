@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ REMATERIALISED = frozenset("checkpoint remat remat2".split())
 JVP_RULE = frozenset(["custom_jvp_call", "custom_jvp_call_jaxpr"])
 VJP_RULE = frozenset(["custom_vjp_call", "custom_vjp_call_jaxpr"])
 _FRAMES = 100
+_DEEPEST = 4
+"""How many gradient rules inside one another are read: as many derivatives as are right."""
 _HERE = str(pathlib.Path(__file__).parent)
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
@@ -50,6 +52,8 @@ class Operation:
     function from its first call, with the lines of that call or with none."""
     bodies: tuple["Program", ...] = ()
     gradient: "Program | None" = None
+    around: "Operation | None" = None
+    """The operation in whose gradient rule this one is, where it is the same function again."""
     moves: list[list[tuple[tuple[int, int], ...]]] = dataclasses.field(default_factory=list)
     """For each axis of each output, the (input, axis) pairs that it continues."""
     contracted: set[tuple[int, int]] = dataclasses.field(default_factory=set)
@@ -78,19 +82,20 @@ class Program:
 
 def read(jaxpr: Any) -> Program:
     """The program of a closed jaxpr, without the operations that nothing depends on."""
-    program = _Reader(True).program(jaxpr.jaxpr, jaxpr.consts)
+    program = _Reader(()).program(jaxpr.jaxpr, jaxpr.consts)
     drop_dead(program)
     return program
 
 
 def inner(jaxpr: Any) -> Program:
     """A jaxpr among the parameters of an operation, with what kernels do for its effects."""
-    return _Reader(True).program(*_body({"jaxpr": jaxpr}))
+    return _Reader(()).program(*_body({"jaxpr": jaxpr}))
 
 
 class _Reader:
-    def __init__(self, gradients: bool) -> None:
-        self.gradients = gradients
+    def __init__(self, rules: tuple["_Rule", ...]) -> None:
+        self.rules = rules
+        """Those of the functions with a rule of their own in whose rules this is, from the outermost in."""
         self.calls: list[Any] = []
         """Sources of the calls that are being inlined, from the outermost in."""
 
@@ -153,23 +158,55 @@ class _Reader:
             bodies = [self.closed(branch) for branch in params["branches"]]
         elif name == "scan" or name in REMATERIALISED | JVP_RULE | VJP_RULE:
             bodies = [self.program(*_body(params))]
-        gradient = None
-        if self.gradients and name in JVP_RULE | VJP_RULE:
-            # The rule of relu calls relu: rules inside a rule are left out.
-            rule = _gradient_jaxpr(equation, [_struct(value) for value in inputs])
-            gradient = _Reader(False).program(rule.jaxpr, rule.consts)
-        return Operation(
+        operation = Operation(
             equation.primitive,
             params,
             tuple(inputs),
             tuple(outputs),
             (*self.calls, equation.source_info),
             tuple(bodies),
-            gradient,
         )
+        if name in JVP_RULE | VJP_RULE and len(self.rules) < _DEEPEST:
+            self.add_gradient(operation, equation)
+        return operation
+
+    def add_gradient(self, operation: Operation, equation: Any) -> None:
+        try:
+            jaxpr = _gradient_jaxpr(equation, [_struct(value) for value in operation.inputs])
+        # Whatever the user's own rule raises: one within another rule may never be asked for.
+        except Exception:
+            if self.rules:
+                return
+            raise
+        rule = _Rule(operation, jaxpr, [])
+        # The rule of relu calls relu, whose rule calls it again.
+        same = next((outer for outer in self.rules if outer.same(rule)), None)
+        if same is not None:
+            operation.around = same.operation
+            same.repeated.append(operation)
+            return
+        operation.gradient = _Reader((*self.rules, rule)).program(rule.jaxpr.jaxpr, rule.jaxpr.consts)
+        for inner in rule.repeated:
+            inner.gradient = operation.gradient
 
     def closed(self, jaxpr: Any) -> Program:
         return self.program(jaxpr.jaxpr, jaxpr.consts)
+
+
+class _Rule(NamedTuple):
+    """A gradient rule that is being read, and the operations in it that have the same rule."""
+
+    operation: Operation
+    jaxpr: Any
+    repeated: list[Operation]
+
+    def same(self, other: "_Rule") -> bool:
+        ours, theirs = self.jaxpr, other.jaxpr
+        return (
+            len(ours.consts) == len(theirs.consts)
+            and all(a is b for a, b in zip(ours.consts, theirs.consts, strict=True))
+            and str(ours) == str(theirs)
+        )
 
 
 def _frames(source: Any) -> list[str]:
@@ -197,7 +234,7 @@ def _body(params: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
 
 
 def _gradient_jaxpr(equation: Any, inputs: Sequence[Any]) -> Any:
-    """What differentiates a function: forward with tangents, or backward with cotangents."""
+    """What differentiates a function: its results as the rule has them, then tangents or cotangents."""
 
     def call(*arrays: Any) -> Any:
         return bind(equation.primitive, equation.params, arrays)
@@ -218,7 +255,8 @@ def _gradient_jaxpr(equation: Any, inputs: Sequence[Any]) -> Any:
         return jax.jvp(along(arrays), [arrays[place] for place in places], tangents)
 
     def pullback(arrays: Any, cotangents: Any) -> Any:
-        return jax.vjp(along(arrays), *[arrays[place] for place in places])[1](cotangents)
+        results, pull = jax.vjp(along(arrays), *[arrays[place] for place in places])
+        return [*results, *pull(cotangents)]
 
     if equation.primitive.name in JVP_RULE:
         return jax.make_jaxpr(pushforward)(list(inputs), [inputs[place] for place in places])

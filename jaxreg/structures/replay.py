@@ -117,14 +117,22 @@ def _with_rule(operation: Operation, removal: Removal, function: Callable[..., A
         return forward
     backward = jax.custom_vjp(function)
 
+    def push(*arrays: Any) -> Any:
+        # As the rule has them, since that is what is differentiated a second time.
+        values = function(*arrays)
+        none = [jnp.zeros_like(values[place]) for place in heard]
+        for place, value in zip(heard, replay(rule, removal, [*arrays, *none]), strict=False):
+            values[place] = value
+        return values, arrays
+
     def pull(arrays: Any, cotangents: Any) -> Any:
         results = replay(rule, removal, [*arrays, *(cotangents[place] for place in heard)])
         pulled: list[Any] = [np.zeros(np.shape(array), jax.dtypes.float0) for array in arrays]
-        for place, result in zip(moving, results, strict=True):
+        for place, result in zip(moving, results[len(heard) :], strict=True):
             pulled[place] = result
         return tuple(pulled)
 
-    backward.defvjp(lambda *arrays: (function(*arrays), arrays), pull)
+    backward.defvjp(push, pull)
     return backward
 
 

@@ -79,7 +79,10 @@ def cond(operation: Operation) -> Axes:
 def block(operation: Operation) -> Axes:
     (body,) = operation.bodies
     _pass(body, operation.inputs)
-    if operation.gradient is not None:
+    if operation.around is not None:
+        _join_all(operation.inputs, operation.around.inputs, operation)
+        _join_all(body.outputs, operation.around.bodies[0].outputs, operation)
+    elif operation.gradient is not None:
         _gradient(operation, operation.gradient)
     return [_axes(value) for value in body.outputs]
 
@@ -91,7 +94,7 @@ def _gradient(operation: Operation, gradient: Program) -> None:
     outputs = [body.outputs[place] for place in differentiable(body.outputs)]
     forward = operation.name in JVP_RULE
     _pass(gradient, [*operation.inputs, *(inputs if forward else outputs)])
-    _join_all(gradient.outputs, [*outputs, *outputs] if forward else inputs, operation)
+    _join_all(gradient.outputs, [*outputs, *(outputs if forward else inputs)], operation)
 
 
 def _pass(program: Program, values: Sequence[Value]) -> None:

@@ -47,21 +47,25 @@ def scatter(operation: Operation) -> Axes:
         if axis not in numbers.inserted_window_dims and axis not in numbers.operand_batching_dims
     )
     looked_up = iter(range(len(indices.shape) - 1))
+    axes = [kept(operation, axis) for axis in range(len(operand.shape))]
     for axis, size in enumerate(updates.shape):
         if axis not in numbers.update_window_dims:
             index = next(looked_up)
-            join(operation, [(2, axis), (1, index)] + ([(0, batches[index])] if index in batches else []))
-            if index not in batches:
+            if index in batches:
+                mine = batches[index]
+                axes[mine] = join(operation, [(0, mine), (1, index), (2, axis)])
+            else:
                 # Each position goes where its index says: the operand is made of all of them.
+                join(operation, [(1, index), (2, axis)])
                 hold(operation, [axis], 2)
             continue
         mine = next(windows)
         if size == operand.shape[mine] and mine not in numbers.scatter_dims_to_operand_dims:
-            join(operation, [(0, mine), (2, axis)])
+            axes[mine] = join(operation, [(0, mine), (2, axis)])
         else:
             hold(operation, [mine])
             hold(operation, [axis], 2)
-    return [[kept(operation, axis) for axis in range(len(operand.shape))]]
+    return [axes]
 
 
 @rule("dynamic_slice")
@@ -80,10 +84,12 @@ def dynamic_slice(operation: Operation) -> Axes:
 @rule("dynamic_update_slice")
 def dynamic_update_slice(operation: Operation) -> Axes:
     operand, update = operation.inputs[:2]
+    axes = []
     for axis, size in enumerate(update.shape):
         if size == operand.shape[axis]:
-            join(operation, [(0, axis), (1, axis)])
+            axes.append(join(operation, [(0, axis), (1, axis)]))
         else:
             hold(operation, [axis])
             pin(update.dims[axis], operation.where)
-    return [[kept(operation, axis) for axis in range(len(operand.shape))]]
+            axes.append(kept(operation, axis))
+    return [axes]

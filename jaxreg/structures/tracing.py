@@ -95,7 +95,7 @@ def trace(
             their groups, and penalties leave them alone. Those of ``state_outputs`` need not be named, nor
             the collections of Linen's variables beside ``"params"`` and the NNX variables beside ``Param``.
         free_inputs: let the inputs lose units. Default: they keep their shape.
-        free_outputs: let the outputs lose units.
+        free_outputs: let the outputs lose units that are zero in them.
 
     Returns:
         A :class:`Graph`, which is a structure for the ``groups`` argument of penalties. It holds no array:

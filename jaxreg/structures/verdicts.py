@@ -27,11 +27,14 @@ class Fold:
 class Objection:
     """An operation that sees more than nothing in some units, and the constants that it sees."""
 
-    operation: Operation
+    operation: Operation | None
+    """None for the caller, who sees the outputs."""
     units: np.ndarray
     constants: Known | None
 
     def text(self, unit: int) -> str:
+        if self.operation is None:
+            return "an output of the function holds more than zeros"
         if self.constants is None or not self.constants.mask[unit]:
             return f"{self.operation.where()} meets more than zeros"
         return (

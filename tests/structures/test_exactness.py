@@ -65,6 +65,20 @@ def test_what_is_judged_exact_is_exact(name, everywhere):
                     np.testing.assert_array_equal(np.take(theirs, places[index], axis), claim.values[index])
 
 
+def pooled(x, padding="VALID", **dilations):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 1), (1, 1), padding, **dilations)
+
+
+def divided(x):
+    divisor = jnp.broadcast_to(x.sum().astype(jnp.int32), x.shape)
+    return jax.lax.div(x.astype(jnp.int32), divisor).astype(jnp.float32)
+
+
+def rows(x):
+    """Some of which there are not: those are NaN."""
+    return jnp.take(x, jnp.array([0, 9]), axis=0)
+
+
 @pytest.mark.parametrize(
     ("function", "exact"),
     [
@@ -85,6 +99,33 @@ def test_what_is_judged_exact_is_exact(name, everywhere):
         (lambda x, w: jnp.prod(x, axis=-1) + (x @ w)[:, 0], False),
         (lambda x, w: jnp.cumsum(x, 0) @ w, True),
         (lambda x, w: (x @ w) @ w.T @ w, False),
+        (lambda x, w: x.at[:2].set(0.0) @ w, True),
+        (lambda x, w: x.at[:2].set(1.0) @ w, False),
+        (lambda x, w: x.at[:2].add(x[1:3]) @ w, True),
+        (lambda x, w: x.at[:2].apply(jnp.cos) @ w, False),
+        (lambda x, w: jnp.tanh(pooled(x, padding=((1, 1), (0, 0)))) @ w, True),
+        (lambda x, w: jnp.tanh(pooled(x, padding=((2, 0), (0, 0)))) @ w, False),
+        (lambda x, w: jnp.tanh(pooled(x, base_dilation=(2, 1))) @ w, True),
+        (lambda x, w: jnp.tanh(pooled(x, base_dilation=(3, 1))) @ w, False),
+        (lambda x, w: jnp.tanh(pooled(x, base_dilation=(2, 1), window_dilation=(2, 1))) @ w, False),
+        (lambda x, w: jnp.arctan2(x, 1.0) @ w, True),
+        (
+            lambda x, w: (jnp.arctan2(x, -1.0) - jnp.pi) @ w,
+            False,
+        ),  # of zero it depends on the sign of the zero
+        (lambda x, w: jnp.exp(-1 / x) @ w, False),
+        (lambda x, w: (x / x.sum()) @ w, True),
+        (lambda x, w: divided(x) @ w, False),
+        (lambda x, w: rows(x) @ w, True),
+        (lambda x, w: jax.nn.leaky_relu(rows(x)) @ w, True),
+        (lambda x, w: (jax.nn.softplus(rows(x)) - jax.nn.softplus(0.0)) @ w, True),
+        (lambda x, w: (jnp.logaddexp(rows(x), x[:2]) - jax.nn.softplus(0.0)) @ w, True),
+        (lambda x, w: jnp.where(jnp.isnan(rows(x)), 0.0, rows(x)) @ w, True),
+        (lambda x, w: jnp.where(jnp.isnan(rows(x)), 0.3, rows(x)) @ w, False),
+        (lambda x, w: jnp.where(rows(x) < 1, rows(x), 0.3) @ w, False),
+        (lambda x, w: jnp.nan_to_num(rows(x) @ (w @ w.T * x[0]), nan=0.3) @ w, False),
+        (lambda x, w: jnp.nan_to_num(x.at[jnp.array([0, 9])].get(mode="clip"), nan=0.3) @ w, True),
+        (lambda x, w: jnp.expm1(jnp.take(x, jnp.array([0, 9]), 0, fill_value=-jnp.inf)) @ w, False),
     ],
 )
 def test_what_becomes_of_a_zero_on_the_way_decides(function, exact):
@@ -111,3 +152,28 @@ def test_constants_are_worked_out_by_the_real_primitives():
     (claim,) = [known for unit, known in output.axes[1].items() if unit.size == 6]
     assert claim.mask.tolist() == [False, True, False, True, False, False]
     np.testing.assert_allclose(claim.values[[1, 3]], [1.0, 6.0 / (1 + np.exp(-2.0)) + 1], rtol=1e-6)
+
+
+def test_zeros_of_either_sign_are_dead():
+    params = {
+        "p0": np.random.default_rng(5).normal(size=(4, 6)).astype(np.float32),
+        "p1": np.ones((6, 2), np.float32),
+    }
+    params["p0"][:, 2], params["p0"][:, 3], params["p0"][0, 3] = -0.0, 0.0, -0.0
+    _, _, verdicts = judged(lambda x, w: jax.nn.relu(x) @ w, params)
+    (verdict,) = [verdict for unit, verdict in verdicts.items() if unit.size == 6]
+    assert np.flatnonzero(verdict.exact).tolist() == [2, 3]
+
+
+def test_a_sum_of_many_terms_overflows_as_it_does():
+    params = {"p0": np.ones((3, 6), np.int8), "p1": np.ones((6, 2), np.float32)}
+    params["p0"][:, 2] = 0
+
+    def apply(x, w):
+        total = jnp.sum(jnp.broadcast_to(x, (300, 3, 6)), axis=0, dtype=jnp.int8)
+        return total.astype(jnp.float32) @ w
+
+    _, _, verdicts = judged(lambda x, w: apply(x, w) * (x @ w), params)
+    (verdict,) = [verdict for unit, verdict in verdicts.items() if unit.size == 6]
+    assert np.flatnonzero(verdict.exact).tolist() == [2]
+    assert {int(fold.constants.values[0]) for fold in verdict.folds} == {1, 300 - 256}

@@ -48,6 +48,16 @@ def product_read_twice(params, x):
     return (product + params["bias"]) * product
 
 
+def product_returned(params, x):
+    product = jax.nn.sigmoid(x @ params["a"]) @ params["b"]
+    return product.astype(jnp.bfloat16).astype(jnp.float32) + params["bias"], product
+
+
+def rounded(params, x):
+    product = (jax.nn.sigmoid(x @ params["a"]) @ params["b"]).astype(jnp.int32)
+    return product + params["bias"].astype(jnp.int32)
+
+
 # function, shapes of the parameters and of the input
 FOLDED = {
     "dense": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"] + p["bias"],
@@ -65,6 +75,9 @@ REFUSED = {
     "bias used elsewhere": (
         lambda p, x: (jax.nn.sigmoid(x @ p["a"]) @ p["b"] + p["bias"]) * p["bias"], *FOLDED["dense"][1:]),
     "product used elsewhere": (product_read_twice, *FOLDED["dense"][1:]),
+    "bias is an output": (lambda p, x: (FOLDED["dense"][0](p, x), p["bias"]), *FOLDED["dense"][1:]),
+    "product is an output": (product_returned, *FOLDED["dense"][1:]),
+    "rounded to whole numbers": (rounded, *FOLDED["dense"][1:]),
     "one of two readers": (
         lambda p, x: (read_twice(p, x)[0], jax.nn.sigmoid(x @ p["a"]) @ p["c"] * p["other"]),
         *FOLDED["read twice"][1:]),
@@ -116,3 +129,34 @@ def test_units_that_are_kept_for_their_number_keep_their_bias():
     params, small, _ = shrunk(*FOLDED["dense"], round_to=5)
     assert small.sizes["a"] == (3, 5)
     assert all(np.array_equal(small.params[name], params[name]) for name in params)
+
+
+def test_a_complex_constant_keeps_its_imaginary_part():
+    rng = np.random.default_rng(2)
+    shapes = {"a": (3, 5), "b": (5, 4), "bias": (4,)}
+    params = {
+        name: (rng.normal(size=s) + 1j * rng.normal(size=s)).astype(np.complex64)
+        for name, s in shapes.items()
+    }
+    params["a"][:, GONE] = 0.0
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+
+    def apply(params, x):
+        return jnp.exp(x @ params["a"] + 1j) @ params["b"] + params["bias"]
+
+    small = jaxreg.compact(structures.trace(apply, params, x), params, inputs=[x], tolerance=1e-5)
+    assert small.sizes["a"] == (3, 3)
+    assert small.refused == ()
+
+
+def test_a_bias_of_whole_numbers_takes_nothing_up():
+    def apply(params, x):
+        return (jax.nn.sigmoid(x @ params["a"]) @ params["b"]).astype(jnp.int32) + params["bias"]
+
+    rng = np.random.default_rng(3)
+    params = {"a": rng.normal(size=(3, 5)).astype(np.float32), "b": np.ones((5, 4), np.float32)}
+    params = {**params, "bias": np.arange(4, dtype=np.int32)}
+    params["a"][:, GONE] = 0.0
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+    small = jaxreg.compact(structures.trace(apply, params, x), params, inputs=[x])
+    assert [refusal.units for refusal in small.refused] == [tuple(GONE)]

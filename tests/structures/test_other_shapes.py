@@ -114,3 +114,69 @@ def test_a_part_is_known_by_all_of_its_leaves():
     small = jaxreg.compact(graph, variables, opt_state=state)
     assert small.sizes["ema/w1"] == (3, 8)
     assert small.opt_state[0].mu["w1"].shape == small.params["params"]["w1"].shape == (3, 5)
+
+
+def positions(length, width):
+    angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(width // 2) / width)
+    return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(length, width).astype(np.float32)
+
+
+def test_a_closed_over_constant_is_looked_at_where_units_are_gone():
+    """At the first position some of them are zero, and nowhere else."""
+    params = dead({"w": draw(24, 3, 6), "out": draw(25, 6, 2)}, ["w"], jnp.array([2, 4]))
+
+    def apply(params, x):
+        return jnp.tanh(x @ params["w"] + positions(x.shape[1], 6)) @ params["out"]
+
+    small = jaxreg.compact(structures.trace(apply, params, jnp.ones((2, 1, 3))), params)
+    assert small.sizes["w"] == (3, 4)
+    with pytest.raises(
+        ValueError, match="unit 2 of 'out' could not have been removed as it was: dot_general"
+    ):
+        small.apply(small.params, jnp.ones((2, 5, 3)))
+
+
+def test_what_goes_because_others_went_is_judged_in_that_order():
+    params = dead({"w": draw(26, 3, 6), "out": draw(27, 6, 2)}, ["w"], jnp.array([2, 4]))
+
+    def apply(params, x):
+        return ((x @ params["w"]) @ np.eye(6, dtype=np.float32)) @ params["out"]
+
+    small = jaxreg.compact(structures.trace(apply, params, jnp.ones((2, 3))), params)
+    assert [len(kept) for kept in small.kept] == [4, 4]
+    x = draw(28, 5, 3)
+    np.testing.assert_allclose(small.apply(small.params, x), apply(params, x), atol=1e-5)
+
+
+def test_two_groups_are_not_each_the_reason_why_the_other_may_go():
+    """Where the link is, each would be dead if the other one had gone."""
+    params = {"w": draw(29, 3, 6), "out": draw(30, 6, 2)}
+
+    def apply(params, x):
+        link = np.diag(np.asarray([0, 1, len(x) - 1, 1, 1, 1], np.float32))
+        return jnp.tanh((x @ params["w"]) @ link) @ params["out"]
+
+    small = jaxreg.compact(structures.trace(apply, params, jnp.ones((1, 3))), params)
+    assert [kept.tolist() for kept in small.kept] == [[1, 3, 4, 5]] * 2
+    with pytest.raises(
+        ValueError, match="unit 2 of 'out' could not have been removed as it was: dot_general"
+    ):
+        small.apply(small.params, jnp.ones((2, 3)))
+
+
+def test_a_constant_that_was_folded_may_round_otherwise_at_another_length():
+    shapes = {"w": (3, 6), "b": (6,), "out": (6, 2), "c": (2,)}
+    params = {name: draw(31 + number, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    params = dead(params, ["w"], jnp.array([2, 4]))
+
+    def apply(params, x):
+        h = jax.nn.sigmoid(x @ params["w"] + params["b"]).sum(1) / (x.shape[1] - x.shape[1] // 50)
+        return h @ params["out"] + params["c"]
+
+    small = jaxreg.compact(structures.trace(apply, params, jnp.ones((2, 4, 3))), params)
+    assert small.sizes["w"] == (3, 4)
+    for length in (3, 5, 6, 7, 11, 49):
+        x = draw(35, 2, length, 3)
+        np.testing.assert_allclose(small.apply(small.params, x), apply(params, x), atol=1e-5)
+    with pytest.raises(ValueError, match=r"as it was: its constant is 0\.\d+ instead of 0\.\d+\. Trace"):
+        small.apply(small.params, jnp.ones((2, 50, 3)))

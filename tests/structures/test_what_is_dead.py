@@ -147,3 +147,25 @@ def test_shapes_must_not_depend_on_traced_values():
     made, graph = made_of(CASE["mlp"]), graph_of(CASE["mlp"])
     with pytest.raises(TypeError, match="concrete arrays"):
         jax.jit(lambda params: jaxreg.compact(graph, params).params)(made.params)
+
+
+@pytest.mark.parametrize("dead_in", ["w", "out"])
+def test_an_output_that_may_shrink_loses_zeros_alone(dead_in):
+    """Whatever else reads it or not."""
+    rng = np.random.default_rng(0)
+    params = {
+        "w": rng.normal(size=(3, 6)).astype(np.float32),
+        "out": rng.normal(size=(6, 2)).astype(np.float32),
+    }
+    np.moveaxis(params[dead_in], 1 if dead_in == "w" else 0, 0)[[2, 4]] = 0
+
+    def apply(params, x):
+        hidden = x @ params["w"]
+        return hidden, hidden @ params["out"]
+
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    small = jaxreg.compact(jaxreg.structures.trace(apply, params, x, free_outputs=True), params, inputs=[x])
+    assert small.apply(small.params, x)[0].shape == ((4, 4) if dead_in == "w" else (4, 6))
+    reasons = [str(refusal) for refusal in small.refused]
+    expected = ["group 0: 2 units kept: an output of the function holds more than zeros"]
+    assert reasons == ([] if dead_in == "w" else expected)
