@@ -222,11 +222,13 @@ def _pointwise(operation: Operation) -> bool:
     if not operation.bodies:
         return operation.name in ELEMENTWISE
     (body, *others), shape = operation.bodies, operation.outputs[0].shape
-    values = [*body.inputs, *body.constants, *(value for inner in body.operations for value in inner.outputs)]
+    values = [*body.inputs, *(value for inner in body.operations for value in inner.outputs)]
     return (
         not others
         and operation.name in WITH_RULE
         and len(operation.outputs) == 1
         and all(value.shape in ((), shape) for value in values)
+        # One that is not the same at all places would be no single number beside a column of the operands'.
+        and all(value.shape == () for value in body.constants)
         and all(map(_pointwise, body.operations))
     )
