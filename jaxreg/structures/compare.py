@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg.structures.program import JVP_RULE, VJP_RULE, Operation, Program, Value, drop_dead, inner
+from jaxreg.structures.program import Operation, Program, Value, drop_dead, inner
 
 # Names, and where arrays lie.
 _IGNORED = frozenset("name sharding out_sharding ctx_mesh".split())
@@ -77,6 +77,10 @@ def _bodies(ours: Operation, theirs: Operation) -> str | None:
 def _gradient(ours: Operation, theirs: Operation) -> str | None:
     if ours.around is not None and theirs.around is not None:
         return None  # the rule in which they stand, which is being compared
+    if ours.unread is not None and theirs.unread is not None:
+        return None
+    if any(side.unread is not None and side.unread.too_deep for side in (ours, theirs)):
+        return None  # as far as they are read
     if ours.gradient is None or theirs.gradient is None:
         return None if ours.gradient is theirs.gradient else "with a gradient rule on one side alone"
     problem = first_difference(_alive(ours.gradient), _alive(theirs.gradient))
@@ -84,25 +88,15 @@ def _gradient(ours: Operation, theirs: Operation) -> str | None:
 
 
 def _simplified(program: Program) -> Program:
-    """Without what a replay leaves out: conversions of numbers or weak types, and rules inside of a rule."""
+    """Without what a replay leaves out: conversions of numbers or weak types."""
     operations: list[Operation] = []
     env: dict[Value, Value] = {}
-
-    def add(program: Program) -> None:
-        for operation in program.operations:
-            inputs = tuple(env.get(value, value) for value in operation.inputs)
-            if operation.name == "convert_element_type" and _is_known(inputs[0], operation.outputs[0]):
-                env[operation.outputs[0]] = _converted(inputs[0], operation.outputs[0])
-            elif operation.name in JVP_RULE | VJP_RULE and operation.gradient is None:
-                body = operation.bodies[0]
-                env.update(zip(body.inputs, inputs, strict=True))
-                add(body)
-                results = [env.get(value, value) for value in body.outputs]
-                env.update(zip(operation.outputs, results, strict=True))
-            else:
-                operations.append(dataclasses.replace(operation, inputs=inputs))
-
-    add(program)
+    for operation in program.operations:
+        inputs = tuple(env.get(value, value) for value in operation.inputs)
+        if operation.name == "convert_element_type" and _is_known(inputs[0], operation.outputs[0]):
+            env[operation.outputs[0]] = _converted(inputs[0], operation.outputs[0])
+        else:
+            operations.append(dataclasses.replace(operation, inputs=inputs))
     return Program(program.inputs, operations, [env.get(value, value) for value in program.outputs])
 
 

@@ -15,7 +15,8 @@ from jaxreg.structures import facts as f
 from jaxreg.structures.dimensions import Dimension, leaves
 from jaxreg.structures.exactness_rules import JUDGED, SPECIAL
 from jaxreg.structures.facts import Facts
-from jaxreg.structures.program import JVP_RULE, REMATERIALISED, VJP_RULE, Operation, Program, Value
+from jaxreg.structures.gradient_rules import WITH_RULE
+from jaxreg.structures.program import REMATERIALISED, Operation, Program, Value
 from jaxreg.structures.rules import ELEMENTWISE, IDENTITIES
 from jaxreg.structures.rules_control import scan_counts
 from jaxreg.structures.verdicts import Fold, Objection, Verdict
@@ -169,7 +170,7 @@ class Exactness:
             verdict.folds.append(fold)
 
     def inside(self, operation: Operation, facts: list[Facts]) -> list[Facts]:
-        if operation.name in REMATERIALISED | JVP_RULE | VJP_RULE:
+        if operation.name in REMATERIALISED | WITH_RULE:
             results = self.walk(operation.bodies[0], facts)
             if any(fact.nan for fact in facts) and _pointwise(operation):
                 # Inside, where it asks for NaN, one value would be taken for several.
@@ -221,11 +222,13 @@ def _pointwise(operation: Operation) -> bool:
     if not operation.bodies:
         return operation.name in ELEMENTWISE
     (body, *others), shape = operation.bodies, operation.outputs[0].shape
-    values = [*body.inputs, *body.constants, *(value for inner in body.operations for value in inner.outputs)]
+    values = [*body.inputs, *(value for inner in body.operations for value in inner.outputs)]
     return (
         not others
-        and operation.name in JVP_RULE | VJP_RULE
+        and operation.name in WITH_RULE
         and len(operation.outputs) == 1
         and all(value.shape in ((), shape) for value in values)
+        # One that is not the same at all places would be no single number beside a column of the operands'.
+        and all(value.shape == () for value in body.constants)
         and all(map(_pointwise, body.operations))
     )

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.structures.dimensions import Dimension, leaves, positions
-from jaxreg.structures.program import Operation, Value, bind
+from jaxreg.structures.gradient_rules import bind
+from jaxreg.structures.program import Operation, Value
 
 _MOST_CHOICES = 128
 

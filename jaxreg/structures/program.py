@@ -7,26 +7,23 @@ and functions with a gradient rule of their own are kept as blocks.
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core, source_info_util
 
 from jaxreg.structures.constants import as_slice, folded
 from jaxreg.structures.dimensions import Dimension
+from jaxreg.structures.gradient_rules import WITH_RULE, Rule, Rules, body_of
 
 INLINED = frozenset("jit pjit closed_call core_call core_closed_call call xla_call".split())
 REMATERIALISED = frozenset("checkpoint remat remat2".split())
-JVP_RULE = frozenset(["custom_jvp_call", "custom_jvp_call_jaxpr"])
-VJP_RULE = frozenset(["custom_vjp_call", "custom_vjp_call_jaxpr"])
 _FRAMES = 100
 _DEEPEST = 4
-"""How many gradient rules inside one another are read: as many derivatives as are right."""
+"""How many gradient rules inside one another are read, and in how many more of them one that repeats is
+looked at before it is taken to go on so: as many derivatives are right, and the next one raises."""
 _HERE = str(pathlib.Path(__file__).parent)
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,6 +34,14 @@ class Value:
     dtype: Any
     dims: tuple[Dimension, ...] = ()
     constant: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """Why a gradient rule is not known: it is too deep within others, or raises."""
+
+    reason: str
+    too_deep: bool
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,6 +59,8 @@ class Operation:
     gradient: "Program | None" = None
     around: "Operation | None" = None
     """The operation in whose gradient rule this one is, where it is the same function again."""
+    unread: "Unread | None" = None
+    """Why its gradient rule is not known, where it has one."""
     moves: list[list[tuple[tuple[int, int], ...]]] = dataclasses.field(default_factory=list)
     """For each axis of each output, the (input, axis) pairs that it continues."""
     contracted: set[tuple[int, int]] = dataclasses.field(default_factory=set)
@@ -82,20 +89,23 @@ class Program:
 
 def read(jaxpr: Any) -> Program:
     """The program of a closed jaxpr, without the operations that nothing depends on."""
-    program = _Reader(()).program(jaxpr.jaxpr, jaxpr.consts)
+    program = _Reader((), Rules()).program(jaxpr.jaxpr, jaxpr.consts)
     drop_dead(program)
     return program
 
 
 def inner(jaxpr: Any) -> Program:
     """A jaxpr among the parameters of an operation, with what kernels do for its effects."""
-    return _Reader(()).program(*_body({"jaxpr": jaxpr}))
+    return _Reader((), Rules()).program(*body_of({"jaxpr": jaxpr}))
 
 
 class _Reader:
-    def __init__(self, rules: tuple["_Rule", ...]) -> None:
+    def __init__(self, around: tuple["_Reading", ...], rules: Rules, inlined: Set[str] = INLINED) -> None:
+        self.around = around
+        """The functions with a rule of their own in whose rules this is, from the outermost in."""
         self.rules = rules
-        """Those of the functions with a rule of their own in whose rules this is, from the outermost in."""
+        self.inlined = inlined
+        """Primitives whose bodies are read in their place."""
         self.calls: list[Any] = []
         """Sources of the calls that are being inlined, from the outermost in."""
 
@@ -119,8 +129,8 @@ class _Reader:
 
         for equation in jaxpr.eqns:
             arguments = [lookup(atom) for atom in equation.invars]
-            if equation.primitive.name in INLINED:
-                body, held = _body(equation.params)
+            if equation.primitive.name in self.inlined:
+                body, held = body_of(equation.params)
                 consts = [_value(v.aval, c) for v, c in zip(body.constvars, held, strict=True)]
                 program.constants += consts
                 self.calls.append(equation.source_info)
@@ -156,8 +166,13 @@ class _Reader:
             bodies = [self.closed(params["cond_jaxpr"]), self.closed(params["body_jaxpr"])]
         elif name == "cond":
             bodies = [self.closed(branch) for branch in params["branches"]]
-        elif name == "scan" or name in REMATERIALISED | JVP_RULE | VJP_RULE:
-            bodies = [self.program(*_body(params))]
+        elif name in WITH_RULE:
+            # It is differentiated by its rule, so that no rule inside of it is asked for.
+            plain = _Reader(self.around, self.rules, self.inlined | WITH_RULE)
+            plain.calls = self.calls
+            bodies = [plain.program(*body_of(params))]
+        elif name == "scan" or name in REMATERIALISED:
+            bodies = [self.program(*body_of(params))]
         operation = Operation(
             equation.primitive,
             params,
@@ -166,47 +181,48 @@ class _Reader:
             (*self.calls, equation.source_info),
             tuple(bodies),
         )
-        if name in JVP_RULE | VJP_RULE and len(self.rules) < _DEEPEST:
+        if name in WITH_RULE:
             self.add_gradient(operation, equation)
         return operation
 
     def add_gradient(self, operation: Operation, equation: Any) -> None:
-        try:
-            jaxpr = _gradient_jaxpr(equation, [_struct(value) for value in operation.inputs])
-        # Whatever the user's own rule raises: one within another rule may never be asked for.
-        except Exception:
-            if self.rules:
-                return
-            raise
-        rule = _Rule(operation, jaxpr, [])
+        if len(self.around) == _DEEPEST:
+            operation.unread = Unread(
+                f"at most {_DEEPEST} derivatives can be taken through gradient rules that are made "
+                "of functions with gradient rules of their own",
+                too_deep=True,
+            )
+            return
+        rule = self.rules.of(equation)
+        if rule.error is not None:
+            if not self.around:
+                raise rule.error
+            # It may never be asked for.
+            operation.unread = Unread(f"it raised {type(rule.error).__name__}: {rule.error}", too_deep=False)
+            return
         # The rule of relu calls relu, whose rule calls it again.
-        same = next((outer for outer in self.rules if outer.same(rule)), None)
+        further = _DEEPEST - len(self.around)
+        same = next((outer for outer in self.around if self.rules.same(outer.rule, rule, further)), None)
         if same is not None:
             operation.around = same.operation
             same.repeated.append(operation)
             return
-        operation.gradient = _Reader((*self.rules, rule)).program(rule.jaxpr.jaxpr, rule.jaxpr.consts)
-        for inner in rule.repeated:
+        reading = _Reading(operation, rule, [])
+        inside = _Reader((*self.around, reading), self.rules)
+        operation.gradient = inside.program(rule.jaxpr.jaxpr, rule.jaxpr.consts)
+        for inner in reading.repeated:
             inner.gradient = operation.gradient
 
     def closed(self, jaxpr: Any) -> Program:
         return self.program(jaxpr.jaxpr, jaxpr.consts)
 
 
-class _Rule(NamedTuple):
-    """A gradient rule that is being read, and the operations in it that have the same rule."""
+class _Reading(NamedTuple):
+    """An operation whose gradient rule is being read, and the operations in it that have the same rule."""
 
     operation: Operation
-    jaxpr: Any
+    rule: Rule
     repeated: list[Operation]
-
-    def same(self, other: "_Rule") -> bool:
-        ours, theirs = self.jaxpr, other.jaxpr
-        return (
-            len(ours.consts) == len(theirs.consts)
-            and all(a is b for a, b in zip(ours.consts, theirs.consts, strict=True))
-            and str(ours) == str(theirs)
-        )
 
 
 def _frames(source: Any) -> list[str]:
@@ -215,65 +231,12 @@ def _frames(source: Any) -> list[str]:
     return list(itertools.takewhile(lambda frame: not frame.startswith(_HERE), frames))
 
 
-def bind(primitive: Any, params: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-    """Apply a primitive with the parameters of an equation."""
-    given = primitive.get_bind_params(dict(params))
-    # Older versions hand the functions among the parameters out apart.
-    subfunctions, rest = given if isinstance(given, tuple) else ((), given)
-    return primitive.bind(*subfunctions, *arrays, **rest)
-
-
-def differentiable(values: Sequence[Any]) -> list[int]:
-    """Which of these arrays have a gradient."""
-    return [index for index, value in enumerate(values) if jnp.issubdtype(value.dtype, jnp.inexact)]
-
-
-def _body(params: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
-    jaxpr = next(params[name] for name in _BODIES if name in params)
-    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-
-
-def _gradient_jaxpr(equation: Any, inputs: Sequence[Any]) -> Any:
-    """What differentiates a function: its results as the rule has them, then tangents or cotangents."""
-
-    def call(*arrays: Any) -> Any:
-        return bind(equation.primitive, equation.params, arrays)
-
-    places = differentiable(inputs)
-
-    def along(arrays: Sequence[Any]) -> Any:
-        def function(*moved: Any) -> Any:
-            full = list(arrays)
-            for place, array in zip(places, moved, strict=True):
-                full[place] = array
-            outputs = call(*full)
-            return [outputs[index] for index in differentiable(outputs)]
-
-        return function
-
-    def pushforward(arrays: Any, tangents: Any) -> Any:
-        return jax.jvp(along(arrays), [arrays[place] for place in places], tangents)
-
-    def pullback(arrays: Any, cotangents: Any) -> Any:
-        results, pull = jax.vjp(along(arrays), *[arrays[place] for place in places])
-        return [*results, *pull(cotangents)]
-
-    if equation.primitive.name in JVP_RULE:
-        return jax.make_jaxpr(pushforward)(list(inputs), [inputs[place] for place in places])
-    outputs = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in equation.outvars]
-    return jax.make_jaxpr(pullback)(list(inputs), [outputs[place] for place in differentiable(outputs)])
-
-
 def _value(aval: Any, constant: Any = None) -> Value:
     if not hasattr(aval, "shape"):  # a token, which orders side effects
         return Value((), np.dtype(bool), constant=constant)
     if constant is not None and not hasattr(constant, "dtype"):
         constant = np.asarray(constant, aval.dtype)
     return Value(tuple(aval.shape), aval.dtype, constant=constant)
-
-
-def _struct(value: Value) -> Any:
-    return jax.ShapeDtypeStruct(value.shape, value.dtype)
 
 
 def drop_dead(program: Program) -> None:

@@ -12,15 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxreg.structures.program import (
-    JVP_RULE,
-    REMATERIALISED,
-    VJP_RULE,
-    Operation,
-    Program,
-    bind,
-    differentiable,
-)
+from jaxreg.structures.gradient_rules import JVP_RULE, WITH_RULE, bind, differentiable
+from jaxreg.structures.program import REMATERIALISED, Operation, Program
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.rules_control import scan_counts
 
@@ -64,7 +57,7 @@ def _block(operation: Operation, removal: Removal, arrays: list[Any]) -> Sequenc
             runner(bodies[0]), prevent_cse=params["prevent_cse"], policy=params["policy"]
         )
         return function(*arrays)
-    if name in JVP_RULE | VJP_RULE:
+    if name in WITH_RULE:
         return _with_rule(operation, removal, runner(bodies[0]))(*arrays)
     if name == "cond":
         return lax.switch(arrays[0], [runner(body) for body in bodies], *arrays[1:])
@@ -97,19 +90,22 @@ def _block(operation: Operation, removal: Removal, arrays: list[Any]) -> Sequenc
 
 def _with_rule(operation: Operation, removal: Removal, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its own gradient rule, itself replayed."""
-    rule = operation.gradient
-    if rule is None:
-        return function
+    rule = _rule(operation)
     inputs, outputs = operation.inputs, operation.outputs
     moving, heard = differentiable(inputs), differentiable(outputs)
+
+    def unheard(arrays: Sequence[Any]) -> list[Any]:
+        """The outputs without a gradient; the rule gives the others, and only the rule is differentiated."""
+        return function(*arrays) if len(heard) < len(outputs) else [None] * len(outputs)
+
     if operation.name in JVP_RULE:
         forward = jax.custom_jvp(function)
 
         @forward.defjvp
         def _(primals: Any, tangents: Any) -> Any:
-            results = replay(rule, removal, [*primals, *(tangents[place] for place in moving)])
-            values = function(*primals)
-            slopes = [np.zeros(np.shape(value), jax.dtypes.float0) for value in values]
+            results = rule(removal, [*primals, *(tangents[place] for place in moving)])
+            values = unheard(primals)
+            slopes: list[Any] = [np.zeros(np.shape(value), jax.dtypes.float0) for value in values]
             for place, value, slope in zip(heard, results[: len(heard)], results[len(heard) :], strict=True):
                 values[place], slopes[place] = value, slope
             return values, slopes
@@ -119,14 +115,14 @@ def _with_rule(operation: Operation, removal: Removal, function: Callable[..., A
 
     def push(*arrays: Any) -> Any:
         # As the rule has them, since that is what is differentiated a second time.
-        values = function(*arrays)
-        none = [jnp.zeros_like(values[place]) for place in heard]
-        for place, value in zip(heard, replay(rule, removal, [*arrays, *none]), strict=False):
+        values = unheard(arrays)
+        none = [jnp.zeros(removal.shape(outputs[place]), outputs[place].dtype) for place in heard]
+        for place, value in zip(heard, rule(removal, [*arrays, *none]), strict=False):
             values[place] = value
         return values, arrays
 
     def pull(arrays: Any, cotangents: Any) -> Any:
-        results = replay(rule, removal, [*arrays, *(cotangents[place] for place in heard)])
+        results = rule(removal, [*arrays, *(cotangents[place] for place in heard)])
         pulled: list[Any] = [np.zeros(np.shape(array), jax.dtypes.float0) for array in arrays]
         for place, result in zip(moving, results[len(heard) :], strict=True):
             pulled[place] = result
@@ -134,6 +130,19 @@ def _with_rule(operation: Operation, removal: Removal, function: Callable[..., A
 
     backward.defvjp(push, pull)
     return backward
+
+
+def _rule(operation: Operation) -> Callable[[Removal, Sequence[Any]], list[Any]]:
+    gradient, unread = operation.gradient, operation.unread
+    if gradient is not None:
+        return lambda removal, arrays: replay(gradient, removal, arrays)
+
+    def unknown(removal: Removal, arrays: Sequence[Any]) -> list[Any]:
+        # The function without its rule may have other derivatives.
+        reason = "" if unread is None else f": {unread.reason}"
+        raise NotImplementedError(f"the gradient rule of {operation.where()} is not known{reason}")
+
+    return unknown
 
 
 def _iota(operation: Operation, removal: Removal) -> Any:

@@ -6,7 +6,8 @@ weight standardisation) to where it meets data.
 
 from collections.abc import Sequence
 
-from jaxreg.structures.program import JVP_RULE, REMATERIALISED, VJP_RULE, Operation, Program, Value
+from jaxreg.structures.gradient_rules import WITH_RULE
+from jaxreg.structures.program import REMATERIALISED, Operation, Program, Value
 from jaxreg.structures.rules_control import scan_counts
 
 PRODUCES, CONSUMES = "produces", "consumes"
@@ -70,7 +71,7 @@ class _Roles:
         ]
 
     def inside(self, operation: Operation, origins: list[Origin]) -> list[Origin]:
-        if operation.name in REMATERIALISED | JVP_RULE | VJP_RULE:
+        if operation.name in REMATERIALISED | WITH_RULE:
             return self.walk(operation.bodies[0], origins)
         if operation.name == "scan":
             consts, carried = scan_counts(operation)

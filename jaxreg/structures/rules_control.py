@@ -4,15 +4,8 @@ from collections.abc import Sequence
 
 from jaxreg.structures import rules
 from jaxreg.structures.dimensions import leaf, pin, pinned, unify
-from jaxreg.structures.program import (
-    JVP_RULE,
-    REMATERIALISED,
-    VJP_RULE,
-    Operation,
-    Program,
-    Value,
-    differentiable,
-)
+from jaxreg.structures.gradient_rules import JVP_RULE, VJP_RULE, differentiable
+from jaxreg.structures.program import REMATERIALISED, Operation, Program, Value
 from jaxreg.structures.rules import Axes, Axis, rule
 
 

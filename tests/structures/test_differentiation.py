@@ -1,5 +1,7 @@
 """What is left is differentiated, once and again, as it was within the larger model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import jaxreg
 from jaxreg import structures
+from jaxreg.structures import gradient_rules
 
 
 def draw(seed, *shape):
@@ -107,7 +110,117 @@ def test_higher_derivatives_use_the_rules_within_rules(function):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_rule_within_a_rule_that_raises_is_not_in_the_way():
+def growth(deeper):
+    """exp, with a slope that is another function: all of these have the same name and body."""
+
+    @jax.custom_jvp
+    def grow(x):
+        return jnp.exp(x)
+
+    grow.defjvp(lambda p, t: (jnp.exp(p[0]), t[0] * deeper(p[0])))
+    return grow
+
+
+def nested(times):
+    return nested_in(growth, jnp.sin, times)
+
+
+def nested_in(around, function, times):
+    for _ in range(times):
+        function = around(function)
+    return function
+
+
+def along_a_line(apply, params, order):
+    def function(t):
+        return apply(params, jnp.full((1, 3), t)).sum()
+
+    return nested_in(jax.grad, function, order)(0.5)
+
+
+@pytest.mark.parametrize("times", range(1, 7))
+def test_functions_that_look_the_same_are_told_apart_by_their_rules(times):
+    def apply(params, x):
+        return nested(times)(0.3 * x @ params["a"]) @ params["b"]
+
+    params, small = shrunk(
+        apply, draw(5, 1, 3), b=np.where(np.isin(np.arange(6), [2, 4])[:, None], 0, draw(1, 6, 2))
+    )
+    assert small.sizes["a"] == (3, 4)
+    assert small.module_difference() is None
+    assert small.module_difference(apply) is None
+    # With five, the first rule that differs is further in than is read.
+    for order in range(5 if times == 5 else 6):
+        np.testing.assert_allclose(
+            along_a_line(small.apply, small.params, order), along_a_line(apply, params, order), rtol=1e-4
+        )
+    if times == 5:
+        with pytest.raises(NotImplementedError, match="at most 4 derivatives"):
+            along_a_line(small.apply, small.params, 5)
+
+
+def test_a_rule_that_calls_its_function_is_right_to_any_order():
+    @jax.custom_jvp
+    def wave(x):
+        return jnp.sin(x)
+
+    wave.defjvp(lambda p, t: (wave(p[0]), wave(p[0] + jnp.pi / 2) * t[0]))
+
+    def apply(params, x):
+        return wave(x @ params["a"]) @ params["b"]
+
+    params, small = shrunk(apply, draw(5, 1, 3))
+    for order in range(7):
+        np.testing.assert_allclose(
+            along_a_line(small.apply, small.params, order), along_a_line(apply, params, order), rtol=1e-3
+        )
+
+
+def test_only_the_rule_is_differentiated_again():
+    @jax.custom_jvp
+    def wave(x):
+        return jax.pure_callback(lambda x: np.sin(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    @wave.defjvp
+    def _(primals, tangents):
+        return jnp.sin(primals[0]), jnp.cos(primals[0]) * tangents[0]
+
+    def apply(params, x):
+        return (wave(x @ params["a"]) * (x @ params["a"])) @ params["b"]
+
+    params, small = shrunk(apply, draw(5, 1, 3))
+    np.testing.assert_allclose(
+        along_a_line(small.apply, small.params, 2), along_a_line(apply, params, 2), rtol=1e-4
+    )
+
+
+def test_rules_that_are_not_alike_are_told_apart_without_their_texts(monkeypatch):
+    printed = []
+
+    def text(rule):
+        printed.append(rule)
+        return str(rule.jaxpr)
+
+    counted = functools.cached_property(text)
+    counted.__set_name__(gradient_rules.Rule, "text")
+    monkeypatch.setattr(gradient_rules.Rule, "text", counted)
+
+    def body(params, x):
+        for _ in range(4):
+            x = jax.nn.relu(x @ params["a"])
+        return x
+
+    net = jax.custom_vjp(lambda params, x: body(params, x))
+    net.defvjp(
+        lambda params, x: (body(params, x), (params, x)), lambda kept, slope: jax.vjp(body, *kept)[1](slope)
+    )
+    structures.trace(net, {"a": draw(0, 3, 3)}, draw(1, 2, 3))
+    assert printed
+    assert len(printed) == len(set(map(id, printed)))
+    assert {rule.equation.primitive.name for rule in printed} == {"custom_jvp_call"}
+
+
+def test_a_rule_within_a_rule_that_raises_raises_where_it_is_asked_for():
     @jax.custom_jvp
     def once(x):
         return jnp.sin(x)
@@ -132,3 +245,12 @@ def test_a_rule_within_a_rule_that_raises_is_not_in_the_way():
         for f, p in ((small.apply, small.params), (apply, params))
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    second = {
+        name: jax.grad(jax.grad(lambda t, f=f, p=p: f(p, t * x).sum()))
+        for name, f, p in (("small", small.apply, small.params), ("large", apply, params))
+    }
+    for derivative in second.values():
+        with pytest.raises(NotImplementedError, match="there is no second derivative"):
+            derivative(1.0)
+    assert small.module_difference() is None
+    assert small.module_difference(apply) is None

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from structures.test_rules import CASES, traced
 
+import jaxreg
+from jaxreg import structures
 from jaxreg.structures import facts
 from jaxreg.structures.exactness import Exactness
 from jaxreg.structures.removal import Removal
@@ -177,3 +179,22 @@ def test_a_sum_of_many_terms_overflows_as_it_does():
     (verdict,) = [verdict for unit, verdict in verdicts.items() if unit.size == 6]
     assert np.flatnonzero(verdict.exact).tolist() == [2]
     assert {int(fold.constants.values[0]) for fold in verdict.folds} == {1, 300 - 256}
+
+
+@pytest.mark.parametrize("width", [2, 4, 6, 8])
+def test_a_function_with_a_rule_may_close_over_one_number_per_unit(width):
+    last = width - 1
+    shifted = jax.custom_jvp(lambda x: jnp.where(jnp.arange(width) == last, x + 1, x))
+    shifted.defjvp(lambda primals, tangents: (shifted(*primals), *tangents))
+    params = {
+        "e": np.random.default_rng(6).normal(size=(5, width)).astype(np.float32),
+        "w": np.arange(2.0 * width, dtype=np.float32).reshape(width, 2) + 1,
+        "b": np.ones(2, np.float32),
+    }
+    params["e"][:, last] = 0
+
+    def apply(params, row):
+        return shifted(jnp.take(params["e"], row, axis=0)) @ params["w"] + params["b"]
+
+    small = jaxreg.compact(structures.trace(apply, params, jnp.int32(1)), params)
+    np.testing.assert_allclose(small.apply(small.params, 1), apply(params, 1), rtol=1e-5)

@@ -67,6 +67,17 @@ def with_jvp(factor):
     return function
 
 
+def with_jvp_within(factor):
+    inner = with_jvp(factor)
+
+    @jax.custom_jvp
+    def function(y):
+        return jnp.sin(y)
+
+    function.defjvp(lambda primals, tangents: (function(*primals), inner(*primals) * tangents[0]))
+    return function
+
+
 def repeated(times):
     def step(carry):
         return carry[0] * 2, carry[1] + 1
@@ -96,6 +107,7 @@ PAIRS = {
     "linear_solve": (solved, 2.0, 4.0),
     "custom_vjp": (with_rule, 2.0, 3.0),
     "custom_jvp": (with_jvp, 2.0, 3.0),
+    "custom_jvp_within": (with_jvp_within, 2.0, 3.0),
     "while": (repeated, 3, 4),
     "checkpoint": (jax.checkpoint, jnp.sin, jnp.cos),
     "callback": (listening, np.sin, np.cos),
