@@ -1,7 +1,7 @@
 """Remove dead units: physically smaller parameters, and the proof that the function is the same."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,29 +16,13 @@ from jaxreg.structures.evidence import Evidence
 from jaxreg.structures.graph import Graph, Group
 from jaxreg.structures.in_place import nnx_update
 from jaxreg.structures.owners import Parameters
+from jaxreg.structures.refusals import Refusal, refused
 from jaxreg.structures.removal import Removal
-from jaxreg.structures.roles import CONSUMES, PRODUCES
-from jaxreg.structures.rounds import Rounds, Units, removed, zero_in
+from jaxreg.structures.rounds import removed
 from jaxreg.structures.slicing import slice_like
 from jaxreg.structures.smaller import Smaller
 from jaxreg.structures.tracing import Trace, find_groups, retrace
 from jaxreg.tree import PyTree
-
-_SHOWN = 3  # reasons of a refusal
-
-
-@dataclasses.dataclass(frozen=True)
-class Refusal:
-    """Dead units that have to stay, and why."""
-
-    group: int
-    units: tuple[int, ...]
-    reason: str
-    """The operations for which the units are more than nothing, with the user's source lines."""
-
-    def __str__(self) -> str:
-        number = f"{len(self.units)} unit{'' if len(self.units) == 1 else 's'}"
-        return f"group {self.group}: {number} kept: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +35,8 @@ class Compacted:
         opt_state: the optimizer state, sliced like the parameters; None if none was given.
         sizes: the shape of every leaf of ``params`` by path, to build a module of these sizes.
         kept: for each group of the graph the units that are left.
-        refused: dead units that stay because the function would change.
+        refused: dead units that stay because the function would change; also those that are a constant,
+            whatever the inputs are, with no bias that could take it up.
         report: parameters, bytes and floating-point operations by layer, before and after; ``print`` it.
         apply: a function of ``(params, *inputs)`` that runs the recorded computation on the smaller arrays.
             It may be jitted, differentiated and mapped, and takes inputs of any structure and shape that the
@@ -215,7 +200,7 @@ def compact(
         else slice_like(opt_state, parameters, removal, "opt_state", folded),
         sizes={path: removal.shape(value) for path, value in values.items()},
         kept=tuple(removal.kept(unit) for unit, _ in units),
-        refused=tuple(_refused(units, result, trace, graph.state)),
+        refused=tuple(refused(units, result, trace, graph.state)),
         report=account(trace, removal),
         apply=apply,
     )
@@ -246,22 +231,3 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
 def _seen(leaf: Any, dtype: Any) -> np.ndarray:
     """The values that the function gets to see: JAX may round the caller's own."""
     return np.asarray(leaf, dtype) if isinstance(dtype, np.dtype) else np.zeros(leaf.shape)
-
-
-def _refused(units: Units, rounds: Rounds, trace: Trace, state: Collection[str]) -> list[Refusal]:
-    found = []
-    for number, (unit, group) in enumerate(units):
-        dead = np.zeros(unit.size, bool)
-        for role in (PRODUCES, CONSUMES):
-            members = [m for m in group.members if m.role == role and m.path not in state]
-            if members:
-                dead |= zero_in(members, group.size, trace, rounds.arrays)
-        judgement = rounds.judgement
-        goes, stay = judgement.goes(unit), rounds.left[unit]
-        by_reason: dict[str, list[int]] = {}
-        for index in stay[(dead & ~rounds.held[unit])[stay]]:
-            reasons = [] if goes[index] else judgement.verdicts[unit].reasons(index)
-            text = "; ".join(reasons[:_SHOWN]) or "the last of its group"
-            by_reason.setdefault(text, []).append(int(index))
-        found += [Refusal(number, tuple(indices), reason) for reason, indices in by_reason.items()]
-    return found
