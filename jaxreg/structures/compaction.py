@@ -1,7 +1,7 @@
 """Remove dead units: physically smaller parameters, and the proof that the function is the same."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,35 +12,17 @@ from jax.core import Tracer
 from jaxreg.arguments import check_flag, check_number, check_whole_number
 from jaxreg.structures.accounts import CompactReport, account
 from jaxreg.structures.dimensions import Dimension
-from jaxreg.structures.evidence import Evidence, Folded, Round, judge, round_of
-from jaxreg.structures.exactness import Exactness
-from jaxreg.structures.graph import Graph, Group, Member
+from jaxreg.structures.evidence import Evidence
+from jaxreg.structures.graph import Graph, Group
 from jaxreg.structures.in_place import nnx_update
 from jaxreg.structures.owners import Parameters
-from jaxreg.structures.program import Operation
+from jaxreg.structures.refusals import Refusal, refused
 from jaxreg.structures.removal import Removal
-from jaxreg.structures.roles import CONSUMES, PRODUCES
+from jaxreg.structures.rounds import removed
 from jaxreg.structures.slicing import slice_like
 from jaxreg.structures.smaller import Smaller
 from jaxreg.structures.tracing import Trace, find_groups, retrace
-from jaxreg.structures.verdicts import Fold, Verdict
 from jaxreg.tree import PyTree
-
-_SHOWN = 3  # reasons of a refusal
-
-
-@dataclasses.dataclass(frozen=True)
-class Refusal:
-    """Dead units that have to stay, and why."""
-
-    group: int
-    units: tuple[int, ...]
-    reason: str
-    """The operations for which the units are more than nothing, with the user's source lines."""
-
-    def __str__(self) -> str:
-        number = f"{len(self.units)} unit{'' if len(self.units) == 1 else 's'}"
-        return f"group {self.group}: {number} kept: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +35,8 @@ class Compacted:
         opt_state: the optimizer state, sliced like the parameters; None if none was given.
         sizes: the shape of every leaf of ``params`` by path, to build a module of these sizes.
         kept: for each group of the graph the units that are left.
-        refused: dead units that stay because the function would change.
+        refused: dead units that stay because the function would change; also those that are a constant,
+            whatever the inputs are, with no bias that could take it up.
         report: parameters, bytes and floating-point operations by layer, before and after; ``print`` it.
         apply: a function of ``(params, *inputs)`` that runs the recorded computation on the smaller arrays.
             It may be jitted, differentiated and mapped, and takes inputs of any structure and shape that the
@@ -140,7 +123,8 @@ def compact(
             under the names of the parts: moments are sliced like their parameters, counts are kept. An array
             of a parameter's path and shape is taken for a copy of it, element by element.
         round_to: keep some dead units so that each group's size is a multiple of this, where
-            hardware wants it. Default: remove all of them.
+            hardware wants it. Units that feed those, or that those feed, may have to stay with them.
+            Default: remove all of them.
         inputs: the concrete inputs of one call, such as ``(x,)``, to compare the two models on.
         verify: compare the outputs of both models on ``inputs``, where they are given.
         tolerance: largest allowed difference, relative to the largest output where that is above 1.
@@ -194,32 +178,35 @@ def compact(
     trace = retrace(graph.recipe, params)
     units = _units(graph, trace)
     arrays = _concrete([trace.flat.leaves[index] for index in trace.traced])
-    removal, changed, refused, evidence = _remove(graph, trace, units, arrays, round_to)
+    result = removed(graph, trace, units, arrays, round_to)
+    removal = Removal(result.left)
+    changed = {n: new for n, new in enumerate(result.arrays) if new is not arrays[n]}
     leaves = list(trace.flat.leaves)
     for place, index in enumerate(trace.traced):
         value = trace.program.inputs[place]
         whole = leaves[index] if place not in changed else jnp.asarray(changed[place])
         leaves[index] = removal.take(value, whole)
-    small = trace.flat.rebuild(leaves)
+    smaller = trace.flat.rebuild(leaves)
     values = {trace.flat.paths[index]: trace.parameter(index) for index in trace.traced}
     parameters = Parameters({**dict.fromkeys(trace.flat.paths), **values})
     folded = frozenset(trace.flat.paths[trace.traced[place]] for place in changed)
+    evidence = Evidence(tuple(group for _, group in units), result.rounds, graph.state)
     apply = Smaller(graph, trace, removal, params, evidence)
-    result = Compacted(
-        params=small,
+    small = Compacted(
+        params=smaller,
         state=None if state is None else slice_like(state, parameters, removal, "state", folded),
         opt_state=None
         if opt_state is None
         else slice_like(opt_state, parameters, removal, "opt_state", folded),
         sizes={path: removal.shape(value) for path, value in values.items()},
         kept=tuple(removal.kept(unit) for unit, _ in units),
-        refused=tuple(refused),
+        refused=tuple(refused(units, result, trace, graph.state)),
         report=account(trace, removal),
         apply=apply,
     )
     if verify and inputs is not None:
-        apply.verify(params, small, tuple(inputs), tolerance)
-    return result
+        apply.verify(params, smaller, tuple(inputs), tolerance)
+    return small
 
 
 def _units(graph: Graph, trace: Trace) -> list[tuple[Dimension, Group]]:
@@ -244,114 +231,3 @@ def _concrete(leaves: Sequence[Any]) -> list[np.ndarray]:
 def _seen(leaf: Any, dtype: Any) -> np.ndarray:
     """The values that the function gets to see: JAX may round the caller's own."""
     return np.asarray(leaf, dtype) if isinstance(dtype, np.dtype) else np.zeros(leaf.shape)
-
-
-def _remove(
-    graph: Graph,
-    trace: Trace,
-    units: Sequence[tuple[Dimension, Group]],
-    given: list[np.ndarray],
-    round_to: int | None,
-) -> tuple[Removal, dict[int, np.ndarray], list[Refusal], Evidence]:
-    """What is left, parameters that took up constants, the dead units that stay, and the evidence."""
-    dims = [unit for unit, _ in units]
-    left = {unit: np.arange(unit.size) for unit in dims}
-    changes: dict[tuple[Dimension, int], list[tuple[int, np.ndarray]]] = {}
-    rounds: list[Round] = []
-    arrays = given
-    owners: dict[Operation, Dimension] = {}
-
-    def may_fold(fold: Fold, verdict: Verdict) -> bool:
-        # Two groups may meet in one product, as heads and their width, and what both hold would be
-        # folded twice: one of them has it.
-        some = bool(verdict.foldable[left[fold.unit]].any())
-        return some and owners.setdefault(fold.operation, fold.unit) is fold.unit
-
-    while True:
-        removal = Removal(left)
-        known = Exactness(trace.program, dims, removal.kept).known(arrays)
-        judgement = judge(trace, left, known, graph.state, may_fold)
-        after: dict[Dimension, np.ndarray] = {}
-        folded: dict[tuple[Dimension, int], Folded] = {}
-        for unit, group in units:
-            gone = judgement.goes(unit)
-            if not judgement.verdicts[unit].read:
-                # Nothing reads them at this shape: rows of a table beyond the length of the input, perhaps.
-                gone &= _zero(group, [*group.members], trace, given)
-            after[unit] = left[unit][~gone[left[unit]]]
-            if not len(after[unit]):
-                after[unit] = left[unit][:1]
-            for index in np.setdiff1d(left[unit], after[unit]).tolist():
-                folded[unit, index] = judgement.folded(unit, index)
-                for plan in judgement.planned(unit, index):
-                    change = plan.change(index, arrays, removal)
-                    changes.setdefault((unit, index), []).append((plan.bias, change))
-        if all(len(after[unit]) == len(left[unit]) for unit in left):
-            break
-        rounds.append(round_of(dims, known, left, folded))
-        arrays = _folded(given, changes, after)
-        left = after
-    refused = _refused(units, left, judgement.verdicts, arrays, trace, graph.state)
-    for unit in left:
-        if round_to is None:
-            break
-        gone = np.setdiff1d(np.arange(unit.size), left[unit]).tolist()
-        # Those that no bias made up for come first.
-        back = sorted(gone, key=lambda index: (unit, index) in changes)[: -len(left[unit]) % round_to]
-        left[unit] = np.union1d(left[unit], back).astype(int)
-    final = _folded(given, changes, left)
-    changed = {n: new for n, new in enumerate(final) if new is not given[n]}
-    groups = tuple(group for _, group in units)
-    evidence = Evidence(groups, tuple(rounds), tuple(left[unit] for unit in dims), graph.state)
-    return Removal(left), changed, refused, evidence
-
-
-def _folded(
-    arrays: Sequence[np.ndarray],
-    changes: Mapping[tuple[Dimension, int], Sequence[tuple[int, np.ndarray]]],
-    left: Mapping[Dimension, np.ndarray],
-) -> list[np.ndarray]:
-    """The parameters with what the units that are gone had added to biases."""
-    totals: dict[int, Any] = {}
-    for (unit, index), parts in changes.items():
-        if index not in left[unit]:
-            for bias, change in parts:
-                totals[bias] = totals.get(bias, 0.0) + change
-    return [
-        (array + totals[number]).astype(array.dtype) if number in totals else array
-        for number, array in enumerate(arrays)
-    ]
-
-
-def _refused(
-    units: Sequence[tuple[Dimension, Group]],
-    left: Mapping[Dimension, np.ndarray],
-    verdicts: Mapping[Dimension, Verdict],
-    arrays: Sequence[np.ndarray],
-    trace: Trace,
-    state: Collection[str],
-) -> list[Refusal]:
-    found = []
-    for number, (unit, group) in enumerate(units):
-        dead = np.zeros(unit.size, bool)
-        for role in (PRODUCES, CONSUMES):
-            members = [m for m in group.members if m.role == role and m.path not in state]
-            if members:
-                dead |= _zero(group, members, trace, arrays)
-        by_reason: dict[str, list[int]] = {}
-        for index in left[unit][dead[left[unit]]]:
-            text = "; ".join(verdicts[unit].reasons(index)[:_SHOWN]) or "the last of its group"
-            by_reason.setdefault(text, []).append(int(index))
-        found += [Refusal(number, tuple(indices), reason) for reason, indices in by_reason.items()]
-    return found
-
-
-def _zero(group: Group, members: Sequence[Member], trace: Trace, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Which units of a group are zero in all of these members."""
-    by_path = {trace.flat.paths[index]: arrays[place] for place, index in enumerate(trace.traced)}
-    zero = np.ones(group.size, bool)
-    for member in members:
-        array = by_path[member.path]
-        flat = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
-        zero &= ~(flat != 0).any(axis=1)[member.indices].any(axis=1)
-    return zero

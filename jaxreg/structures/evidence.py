@@ -102,8 +102,6 @@ class Evidence:
 
     groups: tuple[Group, ...]
     rounds: tuple[Round, ...]
-    left: tuple[np.ndarray, ...]
-    """What is left at the end."""
     state: frozenset[str]
 
     def check(self, trace: Trace, found: Mapping[Group, Dimension]) -> None:
@@ -122,8 +120,8 @@ class Evidence:
         judgement = judge(trace, left, known, self.state, lambda fold, _: fold.unit in folding_units)
         for number, unit in dims.items():
             goes = judgement.goes(unit)
-            for index in np.setdiff1d(list(step.folded[number]), self.left[number]).astype(int).tolist():
-                before, now = step.folded[number][index], judgement.folded(unit, index)
+            for index, before in step.folded[number].items():
+                now = judgement.folded(unit, index)
                 if goes[index] and _alike(before, now):
                     continue
                 reasons = "; ".join(judgement.verdicts[unit].reasons(index)[:3])

@@ -11,6 +11,7 @@ from jax.lax import GatherScatterMode
 from jaxreg.structures import facts as f
 from jaxreg.structures.dimensions import Dimension
 from jaxreg.structures.facts import Facts, Known
+from jaxreg.structures.origins import outermost
 from jaxreg.structures.program import Operation, Value
 from jaxreg.structures.verdicts import Fold
 
@@ -92,14 +93,23 @@ def _contract(
     for side in sides:
         if side is not None:
             ok |= side.zero
-    # Of a known constant only what a parameter makes of it can be folded.
-    place = 0 if operation.inputs[1] in walk.program.inputs else 1
+    place = _constant_side(walk, operation, sides, ok)
     fold = None
     if (side := sides[place]) is not None:
         # An infinite one stays where it is.
         constants = Known(side.mask & np.isfinite(side.values), side.values)
         fold = Fold(operation, place, axes[place], unit, constants, ~ok)
     walk.judge(operation, unit, ok, fold)
+
+
+def _constant_side(
+    walk: "Exactness", operation: Operation, sides: Sequence[Known | None], ok: np.ndarray
+) -> int:
+    """Of which side a known constant could be folded: that which meets a parameter."""
+    given = [outermost(walk.program, value) in walk.program.inputs for value in operation.inputs]
+    if any(given):
+        return 0 if given[1] else 1
+    return 0 if sides[1] is None or not (sides[1].mask & ~ok).any() else 1
 
 
 def _convolution(walk: "Exactness", operation: Operation, facts: Sequence[Facts]) -> Facts:

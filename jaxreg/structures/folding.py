@@ -1,13 +1,14 @@
 """Units that hold a constant other than zero: what they add to the next layer goes into its bias."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.structures.dimensions import find, leaves
 from jaxreg.structures.facts import indices
+from jaxreg.structures.origins import handed_in, origins, outermost, within
 from jaxreg.structures.program import Operation, Program, Value
 from jaxreg.structures.removal import Removal
 from jaxreg.structures.verdicts import Fold
@@ -24,6 +25,8 @@ class Plan:
     fold: Fold
     kernel: int
     bias: int
+    sign: int = 1
+    """-1 where the bias is subtracted."""
 
     def change(self, unit: int, arrays: Sequence[np.ndarray], removal: Removal) -> np.ndarray:
         """What losing this unit adds to the bias, in the shape of the bias."""
@@ -38,34 +41,42 @@ class Plan:
                 kept = np.intersect1d(kept, indices(value.dims[axis], fold.unit)[unit])
             array = np.take(array, kept, axis)
         total = np.asarray(fold.constants.values[unit]).astype(array.dtype) * array.sum(axis=summed)
-        return total.reshape(np.shape(arrays[self.bias]))
+        return self.sign * total.reshape(np.shape(arrays[self.bias]))
 
 
 def plan(program: Program, parameters: int, fold: Fold) -> Plan | None:
-    """How to fold, or None where there is no bias right behind the product."""
+    """How to fold, or None where no bias is added to the product, or to a sum of it with others."""
     operation = fold.operation
-    kernel = operation.inputs[1 - fold.place]
-    if operation not in program.operations or kernel not in program.inputs[:parameters]:
+    kernel = outermost(program, operation.inputs[1 - fold.place])
+    if operation not in within(program) or kernel not in program.inputs[:parameters]:
         return None
     _, summed = _contracted(fold)
     holding = [axis for axis in summed if fold.unit in leaves(kernel.dims[axis])]
     if not _sums_everywhere(operation) or len(holding) != 1:
         return None
-    result = operation.outputs[0]
     users = _users(program)
-    while (user := _only(users[result])) is not None and user.name == "convert_element_type":
-        if not _of_one_kind(user):
-            return None
+    for added, sign in _added(operation.outputs[0], users):
+        bias = _parameter_behind(added, program, parameters, users)
+        if bias is not None and _takes_up(fold, kernel, program.inputs[bias]):
+            return Plan(fold, program.inputs.index(kernel), bias, sign)
+    return None
+
+
+def _added(result: Value, users: Users) -> Iterator[tuple[Value, int]]:
+    """What is added to a value, one after the other, and the sign of it, while nothing else reads the sum."""
+    while (user := _only(users[result])) is not None:
+        if user.name in ("add", "add_any", "sub"):
+            place = user.inputs.index(result)
+            total = user.outputs[0]
+            if user.name == "sub" and place == 1:
+                return
+            yield user.inputs[1 - place], -1 if user.name == "sub" else 1
+            # A sum of another kind may be rounded, one of another shape holds the constant more than once.
+            if (total.shape, total.dtype) != (result.shape, result.dtype):
+                return
+        elif user.name != "convert_element_type" or not _of_one_kind(user):
+            return
         result = user.outputs[0]
-    if user is None or user.name not in ("add", "add_any"):
-        return None
-    [added] = [value for value in user.inputs if value is not result] or [None]
-    bias = None if added is None else _parameter_behind(added, program, parameters, users)
-    if bias is None or not jnp.issubdtype(program.inputs[bias].dtype, jnp.inexact):
-        return None
-    if not _same_axes(fold, kernel, program.inputs[bias]):
-        return None
-    return Plan(fold, program.inputs.index(kernel), bias)
 
 
 def _contracted(fold: Fold) -> tuple[int, tuple[int, ...]]:
@@ -89,12 +100,14 @@ def _sums_everywhere(operation: Operation) -> bool:
 
 
 def _users(program: Program) -> Users:
-    """What reads each value; None stands for the caller, who reads the outputs."""
+    """What reads each value; None stands for who reads the outputs, of the program or of a block's body."""
     users: Users = {value: [] for value in program.inputs + program.constants}
     for operation in program.operations:
         for value in operation.inputs:
             users[value].append(operation)
         users |= {value: [] for value in operation.outputs}
+        if handed_in(operation):
+            users |= _users(operation.bodies[0])
     for value in program.outputs:
         users[value].append(None)
     return users
@@ -112,17 +125,23 @@ def _of_one_kind(operation: Operation) -> bool:
 
 
 def _parameter_behind(value: Value, program: Program, parameters: int, users: Users) -> int | None:
-    makers = {output: operation for operation in program.operations for output in operation.outputs}
-    while value in makers and makers[value].name in _SAME_ORDER and len(users[value]) == 1:
-        if not _of_one_kind(makers[value]):
-            return None
-        value = makers[value].inputs[0]
-    known = program.inputs[:parameters]
-    return known.index(value) if value in known and len(users[value]) == 1 else None
+    makers = {output: operation for operation in within(program) for output in operation.outputs}
+    outside = origins(program)
+    while len(users[value]) == 1:
+        if value in outside:
+            value = outside[value]
+        elif value in makers and makers[value].name in _SAME_ORDER and _of_one_kind(makers[value]):
+            value = makers[value].inputs[0]
+        else:
+            known = program.inputs[:parameters]
+            return known.index(value) if value in known else None
+    return None
 
 
-def _same_axes(fold: Fold, kernel: Value, bias: Value) -> bool:
+def _takes_up(fold: Fold, kernel: Value, bias: Value) -> bool:
     """Whether the bias has the kernel's other axes and nothing else, each only once in the result."""
+    if not jnp.issubdtype(bias.dtype, jnp.inexact):
+        return False
     _, summed = _contracted(fold)
     free = [find(d) for axis, d in enumerate(kernel.dims) if axis not in summed and d.size != 1]
     mine = [find(dimension) for dimension in bias.dims if dimension.size != 1]

@@ -21,7 +21,7 @@ from jaxreg.structures.containers import as_json, from_json, is_plain, nested
 from jaxreg.structures.recording import shape_of
 from jaxreg.tree import PyTree, flatten
 
-_FORMAT = 1
+_FORMAT = 2
 _TABLE = "model.json"
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError)

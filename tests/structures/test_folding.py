@@ -58,6 +58,48 @@ def rounded(params, x):
     return product + params["bias"].astype(jnp.int32)
 
 
+def residual(params, x):
+    x = x @ params["in"]
+    return (x + jax.nn.sigmoid(x @ params["a"]) @ params["b"] + params["bias"]) @ params["out"]
+
+
+def with_positions(params, x):
+    hidden = jax.nn.sigmoid(x @ params["a"]) @ params["b"]
+    return x[..., :1] + hidden + params["positions"] - 2.0 + params["bias"]
+
+
+def sum_read_twice(params, x):
+    total = x + jax.nn.sigmoid(x @ params["a"]) @ params["b"]
+    return (total + params["bias"]) * total
+
+
+def product_out_of_a_checkpoint(params, x):
+    product = jax.checkpoint(lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"])(params, x)
+    return product * params["bias"]
+
+
+def dense(params, x):
+    return jax.nn.sigmoid(x @ params["a"]) @ params["b"] + params["bias"]
+
+
+def step_by_step(params, x):
+    def step(total, row):
+        return total + dense(params, row), dense(params, total[:3])
+
+    return lax.scan(step, jnp.zeros(4), x)
+
+
+def step_by_step_once(params, x):
+    def step(total, row):
+        return jnp.tanh(total + dense(params, row)), total
+
+    return lax.scan(jax.checkpoint(step), jnp.zeros(4), x)
+
+
+def in_one_of_two_branches(params, x):
+    return lax.cond(x[0, 0] > 0, dense, lambda p, x: x @ p["c"] * p["bias"], params, x)
+
+
 # function, shapes of the parameters and of the input
 FOLDED = {
     "dense": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"] + p["bias"],
@@ -67,6 +109,13 @@ FOLDED = {
     "heads": (into_heads, {"a": (3, 5), "b": (5, 2, 3), "bias": (2, 3)}, (2, 3)),
     "cast": (in_half_precision, {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
     "read twice": (read_twice, {"a": (3, 5), "b": (5, 4), "bias": (4,), "c": (5, 2), "other": (2,)}, (2, 3)),
+    "residual": (residual, {"in": (3, 4), "a": (4, 5), "b": (5, 4), "bias": (4,), "out": (4, 2)}, (2, 3)),
+    "positions": (with_positions, {"a": (3, 5), "b": (5, 4), "bias": (4,), "positions": (6, 4)}, (2, 6, 3)),
+    "subtracted": (lambda p, x: jax.nn.sigmoid(x @ p["a"]) @ p["b"] - p["bias"],
+                   {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
+    "checkpoint": (lambda p, x: jax.checkpoint(dense)(p, x),
+                   {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
+    "loop": (step_by_step_once, {"a": (3, 5), "b": (5, 4), "bias": (4,)}, (2, 3)),
 }  # fmt: skip
 
 REFUSED = {
@@ -81,6 +130,14 @@ REFUSED = {
     "one of two readers": (
         lambda p, x: (read_twice(p, x)[0], jax.nn.sigmoid(x @ p["a"]) @ p["c"] * p["other"]),
         *FOLDED["read twice"][1:]),
+    "subtracted from the bias": (
+        lambda p, x: p["bias"] - jax.nn.sigmoid(x @ p["a"]) @ p["b"], *FOLDED["dense"][1:]),
+    "sum used elsewhere": (sum_read_twice, {"a": (4, 5), "b": (5, 4), "bias": (4,)}, (2, 4)),
+    "out of a checkpoint": (product_out_of_a_checkpoint, *FOLDED["dense"][1:]),
+    "bias used out of the checkpoint": (
+        lambda p, x: jax.checkpoint(dense)(p, x) * p["bias"], *FOLDED["dense"][1:]),
+    "bias used twice in a loop": (step_by_step, *FOLDED["dense"][1:]),
+    "branches": (in_one_of_two_branches, {**FOLDED["dense"][1], "c": (3, 4)}, (2, 3)),
 }  # fmt: skip
 
 

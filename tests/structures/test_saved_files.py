@@ -1,5 +1,6 @@
 """What a file of a saved model holds, what it refuses to hold, and what it says when it is used otherwise."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -224,3 +225,16 @@ def test_inputs_that_lost_units_are_saved_without_them(file):
     params = {"a": draw(5, 3, 8).at[0].set(0), "b": draw(6, 8, 2)}
     loaded = reloaded(file, shrunk(hidden, params, X, free_inputs=True))
     close(loaded.apply(loaded.params, X[:, 1:]), hidden(params, X))
+
+
+def test_a_file_of_an_earlier_format_says_so(file, small):
+    structures.save(file, small)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    table = json.loads(parts["model.json"])
+    table = {name: table[name] for name in ("leaves", "tree", "functions")} | {"format": 1}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in (parts | {"model.json": json.dumps(table).encode()}).items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match="has format 1; this version reads 2"):
+        structures.load(file)
