@@ -160,6 +160,9 @@ def compact(
         of the user's own (``jax.custom_vjp``) that divides by a norm over units may give another gradient.
         A constant counts as known where it is made of what goes with the unit and of numbers that are no
         parameters: one that depends on parameters that stay would change with them in training.
+        Gradient rules made of functions with rules of their own are read four deep, and a rule that
+        repeats itself that far is taken to go on so: a derivative that asks for a deeper one, or for one
+        that raises, raises ``NotImplementedError``.
         For inputs of another shape the function is traced and judged anew, and what would not have
         been exact for them is an error.
     """
