@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxreg.group_kinds import Groups
 from jaxreg.penalties.shrinkage import group_norm
+from jaxreg.penalties.steps import one_step
 from jaxreg.tree import FlatTree, is_complex
 from jaxreg.views import View
 
@@ -72,6 +73,22 @@ def units_of(flat: FlatTree, selected: Sequence[int], groups: Groups | None) -> 
         indices, views = zip(*cluster, strict=True)
         found.append(Units(indices, views, views[0].n_groups))
     return sorted(found, key=lambda units: units.indices)
+
+
+def costs(units: Sequence[Units], leaves: Mapping[int, Any], steps: Mapping[int, Any]) -> list[Any]:
+    """What each unit costs to lose, as in :meth:`Units.scores`, by the steps where they differ."""
+    equal = one_step([steps[index] for its in units for index in its.indices])
+    return [its.scores(its.pick(leaves), None if equal else its.pick(steps)) for its in units]
+
+
+def with_only(units: Sequence[Units], kept: Sequence[Any], leaves: Mapping[int, Any]) -> dict[int, Any]:
+    """The leaves with all units at zero that are not marked; what is not a number stays."""
+    out = dict(leaves)
+    for its, keep in zip(units, kept, strict=True):
+        for index, stays in zip(its.indices, its.spread(keep), strict=True):
+            x = leaves[index]
+            out[index] = jnp.where(stays | jnp.isnan(x), x, 0.0)
+    return out
 
 
 def cost(x: Any, step: Any) -> Any:

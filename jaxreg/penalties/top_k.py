@@ -12,9 +12,8 @@ from jaxreg.group_kinds import Groups
 from jaxreg.masks import as_mask
 from jaxreg.penalties.base import Leaves, Penalty
 from jaxreg.penalties.constraint import Constraint, checked_structure
-from jaxreg.penalties.selection import MOST, Units, largest, units_of
+from jaxreg.penalties.selection import MOST, Units, costs, largest, units_of, with_only
 from jaxreg.penalties.shrinkage import group_norm, l1_distance
-from jaxreg.penalties.steps import one_step
 from jaxreg.tree import FlatTree, is_inexact, upcast
 
 SCOPES = ("global", "leaf")
@@ -42,15 +41,8 @@ class TopK(Constraint):
 
     def project(self, flat: FlatTree, leaves: Leaves, steps: Leaves) -> Leaves:
         present = self._present(flat, leaves)
-        equal = one_step([steps[index] for units in present for index in units.indices])
-        scores = [units.scores(units.pick(leaves), None if equal else units.pick(steps)) for units in present]
-        kept = largest(scores, self._budgets(present), apart=self._apart)
-        out = dict(leaves)
-        for units, keep in zip(present, kept, strict=True):
-            for index, stays in zip(units.indices, units.spread(keep), strict=True):
-                x = leaves[index]
-                out[index] = jnp.where(stays | jnp.isnan(x), x, 0.0)
-        return out
+        kept = largest(costs(present, leaves, steps), self._budgets(present), apart=self._apart)
+        return with_only(present, kept, leaves)
 
     def value_of(self, flat: FlatTree, leaves: Leaves) -> Any:
         present = self._present(flat, leaves)

@@ -14,8 +14,7 @@ from jaxreg.penalties.base import Leaves, TermPenalty
 from jaxreg.penalties.composition import Sum
 from jaxreg.penalties.elastic_net import ElasticNet
 from jaxreg.penalties.huber import Huber
-from jaxreg.penalties.selection import Units, largest, units_of
-from jaxreg.penalties.steps import one_step
+from jaxreg.penalties.selection import Units, costs, largest, units_of, with_only
 from jaxreg.transforms.penalty_schedule import PenaltySchedule
 from jaxreg.transforms.strength_one import at_strength_one
 from jaxreg.tree import FlatTree, is_container, upcast
@@ -71,15 +70,10 @@ class SparsityRamp(PenaltySchedule):
         total = sum(its.number for its in units)
         if not total:
             return points
-        equal = one_step([steps[index] for its in units for index in its.indices])
-        costs = [jnp.abs(its.scores(its.pick(points), None if equal else its.pick(steps))) for its in units]
-        kept, _ = self._living(units, costs, share, np.uint32(total) - _wanted(share, total))
-        out = dict(points)
-        for its, keep in zip(units, kept, strict=True):
-            for index, stays in zip(its.indices, its.spread(keep), strict=True):
-                x = points[index]
-                out[index] = jnp.where(stays | jnp.isnan(x) | (steps[index] == 0), x, 0.0)
-        return out
+        losses = [jnp.abs(cost) for cost in costs(units, points, steps)]
+        kept, _ = self._living(units, losses, share, np.uint32(total) - _wanted(share, total))
+        cut = with_only(units, kept, points)
+        return {index: jnp.where(steps[index] == 0, x, cut[index]) for index, x in points.items()}
 
     def _shrunk(self, share: Any, flat: FlatTree, points: Leaves, steps: Leaves) -> tuple[Leaves, Any]:
         penalty = at_strength_one(zeroed_by(self.penalty))
